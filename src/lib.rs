@@ -1,0 +1,17 @@
+//! Nexus Gateway.
+pub mod admin;
+pub mod admission;
+pub mod body;
+pub mod cli;
+pub mod config;
+pub mod gateway;
+pub mod nexus;
+pub mod registry;
+pub mod resilience;
+pub mod resolve;
+pub mod response;
+pub mod route;
+pub mod run;
+pub mod server;
+pub mod telemetry;
+pub mod upstream;

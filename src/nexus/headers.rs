@@ -1,0 +1,135 @@
+//! Header names, and which headers must not cross a proxy.
+//!
+//! Everything else passes unchanged. `Content-*` in particular describes the payload: adding, dropping or changing
+//! one makes a Temporal caller's workflow stick.
+
+use http::header::{self, HeaderMap, HeaderName};
+
+/// Idempotency key of a start, the same on each retry of the caller.
+pub static REQUEST_ID: HeaderName = HeaderName::from_static("nexus-request-id");
+/// Time that the caller gives this attempt.
+pub static REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("request-timeout");
+/// Links to what caused the request, or to what it caused.
+pub static LINK: HeaderName = HeaderName::from_static("nexus-link");
+/// Token of an asynchronous operation.
+pub static OPERATION_TOKEN: HeaderName = HeaderName::from_static("nexus-operation-token");
+/// How an operation ended: `failed` or `canceled` on a 424.
+pub static OPERATION_STATE: HeaderName = HeaderName::from_static("nexus-operation-state");
+/// Overrides the retryability of a handler error's type; the only signal that callers up to Temporal 1.30 read.
+pub static REQUEST_RETRYABLE: HeaderName = HeaderName::from_static("nexus-request-retryable");
+/// Id of the caller's cluster. A handler's cluster of the same id completes internally and ignores the callback URL.
+pub static CALLBACK_SOURCE: HeaderName = HeaderName::from_static("nexus-callback-source");
+/// `worker` where the worker and not the infrastructure failed.
+pub static FAILURE_SOURCE: HeaderName = HeaderName::from_static("temporal-nexus-failure-source");
+/// Names the reason on every failure that the gateway itself makes.
+pub static GATEWAY_FAILURE: HeaderName = HeaderName::from_static("nexus-gateway-failure");
+
+/// Drops from a request what ends at this hop: hop-by-hop headers and what they name, `Host` and `Expect`;
+/// unless `internal`, also what steers priority and forwarding inside Temporal.
+pub fn clean_request(headers: &mut HeaderMap, internal: bool) {
+    remove_named_by_connection(headers);
+    remove(headers, |name| {
+        is_hop_by_hop(name) || matches!(name, "host" | "expect") || (!internal && steers_temporal(name))
+    });
+}
+
+/// Drops from an answer what ends at this hop.
+pub fn clean_response(headers: &mut HeaderMap) {
+    remove_named_by_connection(headers);
+    remove(headers, is_hop_by_hop);
+}
+
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(name, "connection" | "keep-alive" | "te" | "trailer" | "transfer-encoding" | "upgrade" | "http2-settings")
+        || name.starts_with("proxy-")
+}
+
+fn steers_temporal(name: &str) -> bool {
+    matches!(name, "caller-name" | "caller-type" | "call-initiation")
+        || name.starts_with("xdc-redirection")
+        || name.starts_with("temporal-principal-")
+}
+
+/// RFC 9110 §7.6.1: what `Connection` names is hop-by-hop too. Framing stays: it is not the sender's to remove.
+fn remove_named_by_connection(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::CONNECTION) {
+        return;
+    }
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+        .filter(|name| name != header::CONTENT_LENGTH && name != header::TRANSFER_ENCODING)
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+}
+
+/// One pass over the names, since most requests have few or none to drop.
+fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    let found: Vec<HeaderName> = headers.keys().filter(|name| unwanted(name.as_str())).cloned().collect();
+    for name in found {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn map(names: &[&'static str]) -> HeaderMap {
+        names.iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("x"))).collect()
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn hop_by_hop_headers_end_here() {
+        let hops = ["te", "trailer", "transfer-encoding", "upgrade", "keep-alive", "proxy-authorization", "proxy-x"];
+        let mut request = map(&hops);
+        request.extend(map(&[
+            "host",
+            "expect",
+            "content-type",
+            "user-agent",
+            "authorization",
+            "cookie",
+            "traceparent",
+        ]));
+        clean_request(&mut request, true);
+        assert_eq!(names(&request), ["authorization", "content-type", "cookie", "traceparent", "user-agent"]);
+
+        let mut answer = map(&hops);
+        answer.extend(map(&["content-type", "temporal-nexus-failure-source"]));
+        clean_response(&mut answer);
+        assert_eq!(names(&answer), ["content-type", "temporal-nexus-failure-source"]);
+    }
+
+    #[test]
+    fn what_connection_names_ends_here_except_framing() {
+        let mut headers = map(&["x-one", "x-two", "content-length", "x-three"]);
+        headers.append(header::CONNECTION, HeaderValue::from_static("close, X-One"));
+        headers.append(header::CONNECTION, HeaderValue::from_static("x-two,content-length, ,bad name"));
+        clean_request(&mut headers, true);
+        assert_eq!(names(&headers), ["content-length", "x-three"]);
+    }
+
+    #[test]
+    fn strangers_do_not_steer_temporal() {
+        let steering =
+            ["caller-name", "caller-type", "call-initiation", "xdc-redirection-api", "temporal-principal-name"];
+        let mut stranger = map(&steering);
+        clean_request(&mut stranger, false);
+        assert!(stranger.is_empty());
+        let mut own = map(&steering);
+        clean_request(&mut own, true);
+        assert_eq!(own.len(), steering.len());
+    }
+}
