@@ -1,0 +1,71 @@
+//! One HTTP/1.1 connection to a target, driven by whoever uses it.
+//!
+//! Usually a client connection is a task of its own, and each request wakes it and is woken by it. Here the request's
+//! own future polls the connection, so that a request is one task from the caller's socket to the target's and back.
+//! Nobody polls an idle connection; that it died is seen when it is taken, swept, or used.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::{Body, Frame, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// An open connection.
+pub(super) struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    driver: http1::Connection<TokioIo<TcpStream>, Full<Bytes>>,
+    closed: bool,
+}
+
+impl Connection {
+    /// Connects within `timeout`.
+    pub(super) async fn open(address: SocketAddr, timeout: Duration) -> io::Result<Self> {
+        let connecting = tokio::time::timeout(timeout, TcpStream::connect(address));
+        let stream = connecting.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        stream.set_nodelay(true)?;
+        let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        Ok(Self { sender, driver, closed: false })
+    }
+
+    /// Sends `request` and waits for the head of its answer.
+    pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        let mut answer = pin!(self.sender.send_request(request));
+        poll_fn(|cx| {
+            drive(&mut self.driver, &mut self.closed, cx);
+            answer.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// The next frame of an answer's body.
+    pub(super) fn poll_frame(
+        &mut self,
+        body: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        drive(&mut self.driver, &mut self.closed, cx);
+        Pin::new(body).poll_frame(cx)
+    }
+
+    /// Whether another request can be sent, as far as can be seen from here.
+    pub(super) fn is_reusable(&mut self) -> bool {
+        drive(&mut self.driver, &mut self.closed, &mut Context::from_waker(Waker::noop()));
+        !self.closed && self.sender.is_ready()
+    }
+}
+
+/// Lets the connection read and write. Its error, if any, reaches the request as well.
+fn drive(driver: &mut http1::Connection<TokioIo<TcpStream>, Full<Bytes>>, closed: &mut bool, cx: &mut Context<'_>) {
+    if !*closed && Pin::new(driver).poll(cx).is_ready() {
+        *closed = true;
+    }
+}

@@ -1,0 +1,174 @@
+//! From the request that came to the request that goes out.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::HeaderValue;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Uri};
+
+use super::Outgoing;
+use crate::nexus::{Call, Method, headers, timeout};
+
+/// Time-outs that differ by less than this are the same to whoever reads them.
+const SAME: Duration = Duration::from_micros(500);
+
+/// What is known of the caller and the target when a request is rewritten.
+#[derive(Clone, Copy, Debug)]
+pub struct Crossing<'a> {
+    /// Path before `{service}/{operation}` at the target.
+    pub prefix: &'a str,
+    /// Id of the cluster that the request goes to, where known.
+    pub cluster_id: Option<&'a str>,
+    /// Whether the caller may steer Temporal's internals.
+    pub may_steer: bool,
+}
+
+impl Outgoing {
+    /// The request `call` for a target. None where prefix and path together are no URI, which cannot be for a path
+    /// that was read.
+    pub fn new(head: Parts, call: &Call, crossing: Crossing<'_>, body: Bytes) -> Option<Self> {
+        let uri = uri(crossing.prefix, call.path.tail(head.uri.path()), head.uri.query())?;
+        let mut headers = head.headers;
+        headers::clean_request(&mut headers, crossing.may_steer);
+        strip_callback_source(&mut headers, crossing.cluster_id);
+        if call.path.method == Method::Start {
+            ensure_request_id(&mut headers);
+        }
+        Some(Self { uri, headers, body, prefix: crossing.prefix.len() })
+    }
+
+    /// The same request for another target.
+    pub fn redirect(&mut self, crossing: Crossing<'_>) {
+        let tail = self.uri.path().get(self.prefix..).unwrap_or_default();
+        if let Some(uri) = uri(crossing.prefix, tail, self.uri.query()) {
+            self.uri = uri;
+            self.prefix = crossing.prefix.len();
+        }
+        strip_callback_source(&mut self.headers, crossing.cluster_id);
+    }
+
+    /// Says how much time is left, where the caller gave any; `given` is what it gave.
+    pub fn set_timeout(&mut self, given: Option<Duration>, left: Option<Duration>) {
+        let (Some(given), Some(left)) = (given, left) else { return };
+        if given.abs_diff(left) < SAME {
+            return;
+        }
+        if let Ok(value) = HeaderValue::try_from(timeout::format(left)) {
+            self.headers.insert(&headers::REQUEST_TIMEOUT, value);
+        }
+    }
+}
+
+/// Joins raw bytes: nothing is decoded, normalised or collapsed on the way.
+fn uri(prefix: &str, tail: &str, query: Option<&str>) -> Option<Uri> {
+    let mut joined = String::with_capacity(prefix.len() + tail.len() + query.map_or(0, |query| query.len() + 1));
+    joined.push_str(prefix);
+    joined.push_str(tail);
+    if let Some(query) = query {
+        joined.push('?');
+        joined.push_str(query);
+    }
+    PathAndQuery::from_maybe_shared(Bytes::from(joined)).ok().map(Uri::from)
+}
+
+/// A cluster that sees its own id there completes internally and ignores the callback URL; any other has no use for
+/// it, and one that copied its id from this cluster would lose the completion.
+fn strip_callback_source(headers: &mut HeaderMap, cluster_id: Option<&str>) {
+    let Some(source) = headers.get(&headers::CALLBACK_SOURCE) else { return };
+    if cluster_id.is_none_or(|id| source.as_bytes() != id.as_bytes()) {
+        headers.remove(&headers::CALLBACK_SOURCE);
+    }
+}
+
+/// A start without an id would run again on each retry: handlers see an empty one.
+fn ensure_request_id(headers: &mut HeaderMap) {
+    if headers.get(&headers::REQUEST_ID).is_some_and(|id| !id.is_empty()) {
+        return;
+    }
+    let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+    let id = uuid::Uuid::new_v4().hyphenated().encode_lower(&mut text);
+    if let Ok(value) = HeaderValue::from_str(id) {
+        headers.insert(&headers::REQUEST_ID, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CROSSING: Crossing<'_> =
+        Crossing { prefix: "/nexus/endpoints/ID/services/", cluster_id: Some("here"), may_steer: false };
+
+    fn outgoing(uri: &str, headers: &[(&'static str, &str)]) -> Outgoing {
+        let mut request = http::Request::post(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let head = request.body(()).unwrap().into_parts().0;
+        let call = Call::read(&head).unwrap();
+        Outgoing::new(head, &call, CROSSING, Bytes::new()).unwrap()
+    }
+
+    #[test]
+    fn the_path_goes_out_as_it_came() {
+        for tail in [
+            "Ser%2Fvic%20e/op%C3%A4",
+            "S/o/cancel?token=a%2Bb",
+            "S/o/tok%2Fen/cancel",
+            "S/o?callback=http%3A%2F%2Fa%2F%3Fx%3D1&b",
+            "a:b@c/~!$&'()*+,;=",
+            "S/o?",
+        ] {
+            let out = outgoing(&format!("/nexus/endpoints/pay/services/{tail}"), &[("nexus-operation-token", "t")]);
+            assert_eq!(out.uri.to_string(), format!("/nexus/endpoints/ID/services/{tail}"));
+        }
+    }
+
+    #[test]
+    fn a_redirected_request_keeps_its_tail() {
+        let mut out = outgoing("/nexus/endpoints/pay/services/S%20/o/cancel?token=t", &[]);
+        out.redirect(Crossing { prefix: "/p/", ..CROSSING });
+        out.redirect(Crossing { prefix: "/other/", ..CROSSING });
+        assert_eq!(out.uri.to_string(), "/other/S%20/o/cancel?token=t");
+    }
+
+    #[test]
+    fn a_start_without_a_request_id_gets_one() {
+        let id = |headers: &[(&'static str, &str)]| {
+            let out = outgoing("/nexus/endpoints/pay/services/S/o", headers);
+            out.headers.get(&headers::REQUEST_ID).map(|id| id.to_str().unwrap().to_owned())
+        };
+        assert_eq!(id(&[("nexus-request-id", "own")]), Some("own".into()));
+        assert_eq!(id(&[]).unwrap().len(), 36);
+        assert_eq!(id(&[("nexus-request-id", "")]).unwrap().len(), 36);
+        assert_ne!(id(&[]), id(&[]));
+        let cancel = outgoing("/nexus/endpoints/pay/services/S/o/cancel?token=t", &[]);
+        assert!(!cancel.headers.contains_key(&headers::REQUEST_ID));
+    }
+
+    #[test]
+    fn the_callback_source_stays_within_its_cluster() {
+        let kept = |source| {
+            let out = outgoing("/nexus/endpoints/pay/services/S/o", &[("nexus-callback-source", source)]);
+            out.headers.contains_key(&headers::CALLBACK_SOURCE)
+        };
+        assert!(kept("here"));
+        assert!(!kept("elsewhere"));
+    }
+
+    #[test]
+    fn a_timeout_is_rewritten_only_where_it_changed() {
+        let left = |given: &'static str, left: u64| {
+            let mut out = outgoing("/nexus/endpoints/pay/services/S/o", &[("request-timeout", given)]);
+            out.set_timeout(timeout::parse(given), Some(Duration::from_micros(left)));
+            out.headers.get(&headers::REQUEST_TIMEOUT).unwrap().to_str().unwrap().to_owned()
+        };
+        assert_eq!(left("10s", 9_999_700), "10s");
+        assert_eq!(left("10s", 9_990_000), "9990ms");
+        let mut none = outgoing("/nexus/endpoints/pay/services/S/o", &[]);
+        none.set_timeout(None, Some(Duration::from_secs(1)));
+        assert!(!none.headers.contains_key(&headers::REQUEST_TIMEOUT));
+    }
+}
