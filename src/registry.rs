@@ -1,0 +1,508 @@
+//! Which endpoints exist and where they live: the configuration's own and those of any number of Temporal clusters.
+//!
+//! Each source delivers whole snapshots; the merged result is published in one piece. A source that fails keeps the
+//! table it delivered last, for ever; how old that is, is a metric. Names clash between sources by one rule: the
+//! configuration first, then the clusters in their order.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
+
+use crate::nexus::{self, BaseUrl};
+
+mod copy;
+mod merge;
+pub mod temporal;
+
+use copy::Copies;
+pub use merge::{CONFIGURATION, Conflict, Entry, Snapshot};
+use temporal::{Client, Key, Listing};
+
+/// How long the outcome of a one-name look-up is kept, so that a caller who repeats a wrong name costs a cluster
+/// one request in this time.
+const LOOK_UP_TTL: Duration = Duration::from_secs(1);
+/// One-name look-ups that wait for clusters at a time; what comes on top is told to come back.
+const MAX_LOOK_UPS: usize = 16;
+/// Names whose look-up is remembered at a time.
+const MAX_REMEMBERED: u64 = 10_000;
+/// Time between two attempts to learn the id of a cluster that is not a source of endpoints.
+const IDENTIFY_EVERY: Duration = Duration::from_secs(60);
+
+/// A Temporal cluster that requests can be forwarded to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterSettings {
+    /// The name by which the configuration speaks of it.
+    pub name: Arc<str>,
+    /// Addresses of the frontend's HTTP port; all carry the same path.
+    pub urls: Vec<BaseUrl>,
+    /// Whether and how its Nexus endpoints are served by name.
+    pub discover: Option<DiscoverSettings>,
+}
+
+/// How a cluster's endpoint registry is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiscoverSettings {
+    /// Time between two polls, before jitter of a tenth.
+    pub every: Duration,
+    /// Whether External targets of that registry are served too.
+    pub externals: bool,
+}
+
+/// Where requests for an endpoint go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A worker target of a cluster's own registry: dispatched there by the endpoint's id.
+    Dispatch {
+        /// Name of the cluster.
+        cluster: Arc<str>,
+        /// The endpoint's UUID in that cluster's registry.
+        id: Box<str>,
+        /// Namespace of the task queue, as the registry says; the cluster itself decides.
+        namespace: Box<str>,
+        /// The task queue, likewise.
+        task_queue: Box<str>,
+    },
+    /// A task queue named by the configuration: dispatched by the task-queue route.
+    Worker {
+        /// Name of the cluster.
+        cluster: Arc<str>,
+        /// Namespace of the task queue.
+        namespace: Box<str>,
+        /// The task queue that workers poll.
+        task_queue: Box<str>,
+    },
+    /// Any Nexus handler over HTTP.
+    External {
+        /// The base URL that `/{service}/{operation}` is appended to.
+        url: BaseUrl,
+    },
+}
+
+impl Target {
+    /// The cluster that requests go to, if any.
+    pub fn cluster(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Dispatch { cluster, .. } | Self::Worker { cluster, .. } => Some(cluster),
+            Self::External { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dispatch { cluster, id, namespace, task_queue } => {
+                write!(f, "cluster {cluster}, namespace {namespace}, task queue {task_queue}, by endpoint id {id}")
+            }
+            Self::Worker { cluster, namespace, task_queue } => {
+                write!(f, "cluster {cluster}, namespace {namespace}, task queue {task_queue}")
+            }
+            Self::External { url } => write!(f, "external {url}"),
+        }
+    }
+}
+
+/// One endpoint as a source defines it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Definition {
+    /// The name that callers use.
+    pub name: Box<str>,
+    /// The UUID, where the source gives one.
+    pub id: Option<Box<str>>,
+    /// Where requests go.
+    pub target: Target,
+}
+
+/// What a one-name look-up found out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LookUp {
+    /// A source has the endpoint; the published table has it too.
+    Found,
+    /// Every source says that there is none.
+    Absent,
+    /// A source could not be asked.
+    Unavailable(String),
+}
+
+/// How a source of endpoints is doing.
+#[derive(Clone, Debug)]
+pub struct SourceStatus {
+    /// Name of the cluster.
+    pub name: Arc<str>,
+    /// Endpoints it delivered last.
+    pub endpoints: usize,
+    /// Time since it was last read, or since the copy on disk was written; none before the first.
+    pub age: Option<Duration>,
+    /// Whether what is served comes from the copy on disk.
+    pub from_copy: bool,
+    /// Polls that failed.
+    pub errors: u64,
+    /// Why the last poll failed, if it did.
+    pub last_error: Option<String>,
+}
+
+type Publish = Box<dyn Fn(&Snapshot) + Send + Sync>;
+
+/// All sources and the table merged from them.
+pub struct Registry {
+    state: Mutex<State>,
+    publish: Publish,
+    copies: Copies,
+    look_ups: moka::future::Cache<Box<str>, LookUp>,
+    look_up_permits: Semaphore,
+    counts: LookUpCounts,
+    /// Where polls and look-ups run: not on the threads that carry requests.
+    runtime: Handle,
+}
+
+/// One-name look-ups by what they found.
+#[derive(Debug, Default)]
+pub struct LookUpCounts {
+    /// A source had the endpoint.
+    pub found: std::sync::atomic::AtomicU64,
+    /// No source had it.
+    pub absent: std::sync::atomic::AtomicU64,
+    /// A source could not be asked.
+    pub error: std::sync::atomic::AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    configured: Vec<Definition>,
+    clusters: Vec<Source>,
+    conflicts: HashSet<(Box<str>, Arc<str>)>,
+    conflicts_now: usize,
+}
+
+/// A cluster and what it said last.
+struct Source {
+    settings: ClusterSettings,
+    client: Arc<Client>,
+    task: AbortHandle,
+    cluster_id: Option<Arc<str>>,
+    endpoints: Vec<Definition>,
+    /// Found by name since the last poll began: a poll that began earlier does not know them yet.
+    looked_up: Vec<(Definition, Instant)>,
+    read: Option<Instant>,
+    /// Age of the copy on disk when it was loaded, and when that was.
+    copied: Option<(Duration, Instant)>,
+    errors: u64,
+    last_error: Option<String>,
+}
+
+impl Registry {
+    /// A registry that hands each new table to `publish` and keeps copies in `directory`. Its tasks run on the
+    /// current runtime.
+    pub fn new(publish: impl Fn(&Snapshot) + Send + Sync + 'static, directory: Option<PathBuf>) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            publish: Box::new(publish),
+            copies: Copies::new(directory),
+            look_ups: moka::future::Cache::builder().time_to_live(LOOK_UP_TTL).max_capacity(MAX_REMEMBERED).build(),
+            look_up_permits: Semaphore::new(MAX_LOOK_UPS),
+            counts: LookUpCounts::default(),
+            runtime: Handle::current(),
+        })
+    }
+
+    /// Takes the sources that the configuration names. Those that did not change go on undisturbed.
+    pub fn configure(self: &Arc<Self>, clusters: &[ClusterSettings], endpoints: Vec<Definition>) {
+        let mut state = self.lock();
+        let mut old = std::mem::take(&mut state.clusters);
+        state.configured = endpoints;
+        for settings in clusters {
+            let kept = old.iter().position(|source| source.settings == *settings).map(|at| old.swap_remove(at));
+            state.clusters.push(kept.unwrap_or_else(|| self.add(settings)));
+        }
+        for gone in old {
+            gone.task.abort();
+        }
+        self.publish(&mut state);
+    }
+
+    /// Asks every source for one endpoint, by name or id, and brings the table up to date with what they say.
+    /// Look-ups of the same name at the same time are one, and its outcome is kept for a second.
+    pub async fn look_up(self: &Arc<Self>, name: &str) -> LookUp {
+        if !nexus::is_endpoint_name(name) && !nexus::is_endpoint_id(name) {
+            return LookUp::Absent;
+        }
+        let asked = Arc::clone(self);
+        let key: Box<str> = name.into();
+        let work = async move {
+            // On a task of its own: the caller may leave, others may wait for the same name.
+            let work = asked.runtime.spawn({
+                let asked = Arc::clone(&asked);
+                async move { asked.ask_sources(&key).await }
+            });
+            match work.await {
+                Ok(LookUp::Unavailable(why)) => Err(why),
+                Ok(outcome) => Ok(outcome),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        match self.look_ups.try_get_with(name.into(), work).await {
+            Ok(outcome) => outcome,
+            Err(why) => LookUp::Unavailable(why.to_string()),
+        }
+    }
+
+    /// How each source is doing, in their order.
+    pub fn sources(&self) -> Vec<SourceStatus> {
+        let discovering = |source: &&Source| source.settings.discover.is_some();
+        self.lock().clusters.iter().filter(discovering).map(Source::status).collect()
+    }
+
+    /// Whether every source has been read once, or its copy was loaded.
+    pub fn is_ready(&self) -> bool {
+        self.sources().iter().all(|source| source.age.is_some())
+    }
+
+    /// Endpoints of the configuration itself.
+    pub fn configured(&self) -> usize {
+        self.lock().configured.len()
+    }
+
+    /// Names that more than one source defines.
+    pub fn conflicts(&self) -> usize {
+        self.lock().conflicts_now
+    }
+
+    /// One-name look-ups so far.
+    pub fn look_up_counts(&self) -> &LookUpCounts {
+        &self.counts
+    }
+
+    /// Failed writes of copies to disk.
+    pub fn copy_errors(&self) -> u64 {
+        self.copies.errors()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new source: what its copy on disk says, and a task that reads it.
+    fn add(self: &Arc<Self>, settings: &ClusterSettings) -> Source {
+        let client = Arc::new(Client::new(settings));
+        let copy = settings.discover.as_ref().and_then(|_| self.copies.load(settings));
+        let (age, listing) = copy.map_or((None, Listing::default()), |copy| (Some(copy.age), copy.listing));
+        let task = self.runtime.spawn(keep_reading(Arc::downgrade(self), settings.clone(), Arc::clone(&client)));
+        Source {
+            settings: settings.clone(),
+            client,
+            task: task.abort_handle(),
+            cluster_id: listing.cluster_id,
+            endpoints: listing.endpoints,
+            looked_up: Vec::new(),
+            read: None,
+            copied: age.map(|age| (age, Instant::now())),
+            errors: 0,
+            last_error: None,
+        }
+    }
+
+    /// Merges what the sources say and hands it on. Under the lock, so that tables are published in order.
+    fn publish(&self, state: &mut State) {
+        let sources = state.clusters.iter().map(|source| merge::Part {
+            name: &source.settings.name,
+            cluster_id: source.cluster_id.as_ref(),
+            endpoints: &source.endpoints,
+        });
+        let snapshot = merge::merge(&state.configured, &sources.collect::<Vec<_>>());
+        let conflicts: HashSet<_> = snapshot.conflicts.iter().map(|c| (c.name.clone(), Arc::clone(&c.loser))).collect();
+        for conflict in &snapshot.conflicts {
+            if !state.conflicts.contains(&(conflict.name.clone(), Arc::clone(&conflict.loser))) {
+                let (winner, loser) = (&*conflict.winner, &*conflict.loser);
+                tracing::warn!(
+                    endpoint = &*conflict.name,
+                    served = winner,
+                    hidden = loser,
+                    "two sources define this name"
+                );
+            }
+        }
+        state.conflicts_now = conflicts.len();
+        state.conflicts = conflicts;
+        (self.publish)(&snapshot);
+    }
+
+    /// A source was read from end to end, beginning at `began`.
+    fn apply(&self, settings: &ClusterSettings, began: Instant, listing: Listing) {
+        let mut state = self.lock();
+        let Some(source) = state.source(settings) else { return };
+        if let Some(error) = source.last_error.take() {
+            tracing::info!(cluster = &*settings.name, error, "the registry answers again");
+        }
+        let changed = source.take(began, listing);
+        if changed || source.read.is_none() {
+            let listing = Listing { cluster_id: source.cluster_id.clone(), endpoints: source.endpoints.clone() };
+            tracing::info!(cluster = &*settings.name, endpoints = listing.endpoints.len(), "registry read");
+            self.copies.save(settings, listing);
+        }
+        source.read = Some(Instant::now());
+        if changed {
+            self.publish(&mut state);
+        }
+    }
+
+    /// A source could not be read; what it said last stays.
+    fn failed(&self, settings: &ClusterSettings, error: String) {
+        let mut state = self.lock();
+        let Some(source) = state.source(settings) else { return };
+        source.errors += 1;
+        if source.last_error.as_ref() != Some(&error) {
+            tracing::warn!(cluster = &*settings.name, error, "cannot read the registry; what it said last stays");
+        }
+        source.last_error = Some(error);
+    }
+
+    async fn ask_sources(&self, name: &str) -> LookUp {
+        let Ok(_permit) = self.look_up_permits.try_acquire() else {
+            return self.count(LookUp::Unavailable("too many look-ups at a time".into()));
+        };
+        let mut asked = JoinSet::new();
+        for (at, (settings, client)) in self.discovering().into_iter().enumerate() {
+            let key = Key::of(name);
+            asked.spawn(async move {
+                let began = Instant::now();
+                let answer = client.find(&key).await;
+                (at, settings, began, answer)
+            });
+        }
+        let mut answers = asked.join_all().await;
+        answers.sort_by_key(|(at, ..)| *at);
+
+        let mut outcome = LookUp::Absent;
+        for (_, settings, began, answer) in answers {
+            match answer {
+                Ok(found) => {
+                    if found.is_some() {
+                        outcome = LookUp::Found;
+                    }
+                    self.correct(&settings, name, began, found);
+                }
+                Err(error) => {
+                    if outcome == LookUp::Absent {
+                        outcome = LookUp::Unavailable(format!("cluster {}: {error}", settings.name));
+                    }
+                    self.failed(&settings, error.to_string());
+                }
+            }
+        }
+        self.count(outcome)
+    }
+
+    /// Brings what is known of one name or id up to date.
+    fn correct(&self, settings: &ClusterSettings, name: &str, began: Instant, found: Option<Definition>) {
+        let mut state = self.lock();
+        let Some(source) = state.source(settings) else { return };
+        if source.correct(name, began, found) {
+            self.publish(&mut state);
+        }
+    }
+
+    fn discovering(&self) -> Vec<(ClusterSettings, Arc<Client>)> {
+        let state = self.lock();
+        let sources = state.clusters.iter().filter(|source| source.settings.discover.is_some());
+        sources.map(|source| (source.settings.clone(), Arc::clone(&source.client))).collect()
+    }
+
+    fn count(&self, outcome: LookUp) -> LookUp {
+        let counter = match &outcome {
+            LookUp::Found => &self.counts.found,
+            LookUp::Absent => &self.counts.absent,
+            LookUp::Unavailable(_) => &self.counts.error,
+        };
+        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        outcome
+    }
+}
+
+impl State {
+    fn source(&mut self, settings: &ClusterSettings) -> Option<&mut Source> {
+        self.clusters.iter_mut().find(|source| source.settings == *settings)
+    }
+}
+
+impl Source {
+    /// Takes what a poll that began at `began` delivered; true where it differs from what was known.
+    fn take(&mut self, began: Instant, mut listing: Listing) -> bool {
+        self.looked_up.retain(|(_, at)| *at >= began);
+        for (definition, _) in &self.looked_up {
+            if !listing.endpoints.iter().any(|known| known.id == definition.id) {
+                listing.endpoints.push(definition.clone());
+            }
+        }
+        // A cluster that does not tell its id this time still has the one it had.
+        let cluster_id = listing.cluster_id.or_else(|| self.cluster_id.clone());
+        let changed = self.endpoints != listing.endpoints || self.cluster_id != cluster_id;
+        self.endpoints = listing.endpoints;
+        self.cluster_id = cluster_id;
+        changed
+    }
+
+    /// Takes what a look-up of one name or id said; true where it differs from what was known.
+    fn correct(&mut self, key: &str, began: Instant, found: Option<Definition>) -> bool {
+        if found.as_ref().is_some_and(|found| self.endpoints.contains(found)) {
+            return false;
+        }
+        let concerns = |known: &Definition| {
+            let same = |other: &Definition| *known.name == *other.name || known.id == other.id;
+            *known.name == *key || known.id.as_deref() == Some(key) || found.as_ref().is_some_and(same)
+        };
+        let before = self.endpoints.len();
+        self.endpoints.retain(|known| !concerns(known));
+        self.looked_up.retain(|(known, _)| !concerns(known));
+        let removed = self.endpoints.len() < before;
+        let added = found.is_some();
+        if let Some(found) = found {
+            self.looked_up.push((found.clone(), began));
+            self.endpoints.push(found);
+        }
+        removed || added
+    }
+
+    fn status(&self) -> SourceStatus {
+        let copied = self.copied.map(|(age, loaded)| age + loaded.elapsed());
+        SourceStatus {
+            name: Arc::clone(&self.settings.name),
+            endpoints: self.endpoints.len(),
+            age: self.read.map(|read| read.elapsed()).or(copied),
+            from_copy: self.read.is_none() && copied.is_some(),
+            errors: self.errors,
+            last_error: self.last_error.clone(),
+        }
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Reads a cluster again and again, as long as the registry exists.
+async fn keep_reading(registry: std::sync::Weak<Registry>, settings: ClusterSettings, client: Arc<Client>) {
+    loop {
+        let began = Instant::now();
+        let read = match &settings.discover {
+            Some(_) => client.list().await,
+            None => client.identify().await,
+        };
+        let Some(registry) = registry.upgrade() else { return };
+        match read {
+            Ok(listing) => registry.apply(&settings, began, listing),
+            Err(error) => registry.failed(&settings, error.to_string()),
+        }
+        drop(registry);
+        let every = settings.discover.as_ref().map_or(IDENTIFY_EVERY, |discover| discover.every);
+        tokio::time::sleep(every.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
+    }
+}

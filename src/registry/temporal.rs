@@ -1,0 +1,294 @@
+//! A Temporal cluster's own registry, as JSON over the frontend's HTTP port.
+//!
+//! There is no watch, no `ETag` and no version of the whole: the list is read page by page, each time from the start.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::client::legacy::{self, connect::HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+
+use super::{ClusterSettings, Definition, Target};
+use crate::nexus::{self, BaseUrl};
+
+/// Endpoints asked for at a time; Temporal's own maximum.
+const PAGE_SIZE: usize = 1000;
+/// Pages of one list: a bound, not a size that is expected.
+const MAX_PAGES: usize = 1000;
+/// Largest page in bytes; an endpoint takes a few hundred, its description up to 20,000.
+const MAX_PAGE: usize = 32 << 20;
+/// Longest time for one answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time for one TCP connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// All that a cluster says of its endpoints and itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// The cluster's id, where it tells.
+    pub cluster_id: Option<Arc<str>>,
+    /// The endpoints that are served.
+    pub endpoints: Vec<Definition>,
+}
+
+/// By what one endpoint is looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// By its UUID.
+    Id(Box<str>),
+    /// By its name.
+    Name(Box<str>),
+}
+
+impl Key {
+    /// A text of the form of an id is one.
+    pub fn of(text: &str) -> Self {
+        if nexus::is_endpoint_id(text) { Self::Id(text.into()) } else { Self::Name(text.into()) }
+    }
+}
+
+/// Why a cluster's registry could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// No answer.
+    #[error("{url}: {why}")]
+    Unreachable {
+        /// What was asked.
+        url: String,
+        /// What happened.
+        why: String,
+    },
+    /// An answer that is not 200.
+    #[error("{url} answered {status}: {message}")]
+    Refused {
+        /// What was asked.
+        url: String,
+        /// The status.
+        status: StatusCode,
+        /// The beginning of the body.
+        message: String,
+    },
+    /// An answer that cannot be read.
+    #[error("{url} did not answer with a list of Nexus endpoints: {why}")]
+    Garbage {
+        /// What was asked.
+        url: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Pages without end.
+    #[error("the list of Nexus endpoints has more than {MAX_PAGES} pages")]
+    Endless,
+}
+
+/// Reads the registry of one cluster.
+pub struct Client {
+    cluster: Arc<str>,
+    urls: Vec<BaseUrl>,
+    externals: bool,
+    http: legacy::Client<HttpConnector, Empty<Bytes>>,
+}
+
+impl Client {
+    /// A client for the cluster.
+    pub fn new(settings: &ClusterSettings) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        connector.set_nodelay(true);
+        let http = legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(60))
+            .build(connector);
+        Self {
+            cluster: Arc::clone(&settings.name),
+            urls: settings.urls.clone(),
+            externals: settings.discover.as_ref().is_some_and(|discover| discover.externals),
+            http,
+        }
+    }
+
+    /// Reads all pages of the registry, and the cluster's id.
+    pub async fn list(&self) -> Result<Listing, ReadError> {
+        let mut endpoints = Vec::new();
+        let mut token = String::new();
+        for _ in 0..MAX_PAGES {
+            let token_query = utf8_percent_encode(&token, NON_ALPHANUMERIC);
+            let path = format!("/api/v1/nexus/endpoints?pageSize={PAGE_SIZE}&nextPageToken={token_query}");
+            let page: Page = self.get(&path).await?;
+            endpoints.extend(self.definitions(page.endpoints));
+            token = page.next_page_token;
+            if token.is_empty() {
+                let cluster_id = self.identify().await.ok().and_then(|listing| listing.cluster_id);
+                return Ok(Listing { cluster_id, endpoints });
+            }
+        }
+        Err(ReadError::Endless)
+    }
+
+    /// Reads the cluster's id only.
+    pub async fn identify(&self) -> Result<Listing, ReadError> {
+        let info: ClusterInfo = self.get("/api/v1/cluster-info").await?;
+        let cluster_id = (!info.cluster_id.is_empty()).then(|| info.cluster_id.into());
+        Ok(Listing { cluster_id, endpoints: Vec::new() })
+    }
+
+    /// Looks one endpoint up.
+    pub async fn find(&self, key: &Key) -> Result<Option<Definition>, ReadError> {
+        let found = match key {
+            Key::Name(name) => {
+                let name = utf8_percent_encode(name, NON_ALPHANUMERIC);
+                let page: Page = self.get(&format!("/api/v1/nexus/endpoints?name={name}")).await?;
+                page.endpoints
+            }
+            Key::Id(id) => match self.get::<One>(&format!("/api/v1/nexus/endpoints/{id}")).await {
+                Ok(one) => vec![one.endpoint],
+                Err(ReadError::Refused { status: StatusCode::NOT_FOUND, .. }) => Vec::new(),
+                Err(error) => return Err(error),
+            },
+        };
+        Ok(self.definitions(found).find(|found| match key {
+            Key::Name(name) => found.name == *name,
+            Key::Id(id) => found.id.as_ref() == Some(id),
+        }))
+    }
+
+    fn definitions(&self, found: Vec<Endpoint>) -> impl Iterator<Item = Definition> {
+        found.into_iter().filter_map(|endpoint| definition(endpoint, &self.cluster, self.externals))
+    }
+
+    /// Asks each address in turn until one answers.
+    async fn get<T: for<'a> Deserialize<'a>>(&self, path: &str) -> Result<T, ReadError> {
+        let mut outcome = Err(ReadError::Unreachable { url: self.cluster.to_string(), why: "no address".into() });
+        for base in &self.urls {
+            outcome = self.get_from(&format!("{base}{path}")).await;
+            if !matches!(outcome, Err(ReadError::Unreachable { .. })) {
+                break;
+            }
+        }
+        outcome
+    }
+
+    async fn get_from<T: for<'a> Deserialize<'a>>(&self, url: &str) -> Result<T, ReadError> {
+        // Query parameters are of no use in an error message, and page tokens are long.
+        let url_shown = || url.split('?').next().unwrap_or(url).to_owned();
+        let unreachable = |why: String| ReadError::Unreachable { url: url_shown(), why };
+        let request = Request::get(url).header("accept", "application/json").body(Empty::new());
+        let request = request.map_err(|error| unreachable(error.to_string()))?;
+        let exchange = async {
+            let answer = self.http.request(request).await.map_err(|error| unreachable(root(&error)))?;
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), MAX_PAGE).collect().await;
+            Ok((status, body.map_err(|error| unreachable(error.to_string()))?.to_bytes()))
+        };
+        let late = |_| unreachable(format!("no answer within {} s", TIMEOUT.as_secs()));
+        let (status, body) = tokio::time::timeout(TIMEOUT, exchange).await.map_err(late)??;
+        if status != StatusCode::OK {
+            return Err(ReadError::Refused { url: url_shown(), status, message: beginning(&body) });
+        }
+        serde_json::from_slice(&body).map_err(|error| ReadError::Garbage { url: url_shown(), why: error.to_string() })
+    }
+}
+
+/// What is served of an endpoint of the registry; none where it is not to be, or of a kind unknown so far.
+fn definition(endpoint: Endpoint, cluster: &Arc<str>, externals: bool) -> Option<Definition> {
+    let Endpoint { id, spec: Spec { name, target } } = endpoint;
+    if !nexus::is_endpoint_name(&name) || !nexus::is_endpoint_id(&id) {
+        tracing::warn!(%cluster, endpoint = name, id, "left out: not a name and id that Temporal gives");
+        return None;
+    }
+    let target = match target {
+        RemoteTarget { worker: Some(worker), .. } => Target::Dispatch {
+            cluster: Arc::clone(cluster),
+            id: id.as_str().into(),
+            namespace: worker.namespace.into(),
+            task_queue: worker.task_queue.into(),
+        },
+        RemoteTarget { external: Some(external), .. } if externals => match BaseUrl::parse(&external.url) {
+            Ok(url) if !url.tls => Target::External { url },
+            Ok(_) => {
+                tracing::warn!(%cluster, endpoint = name, "left out: TLS to targets is not supported yet");
+                return None;
+            }
+            Err(error) => {
+                tracing::warn!(%cluster, endpoint = name, %error, "left out: cannot read the target URL");
+                return None;
+            }
+        },
+        _ => return None,
+    };
+    Some(Definition { name: name.into(), id: Some(id.into()), target })
+}
+
+/// The innermost cause: what the operating system said.
+fn root(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+fn beginning(body: &Bytes) -> String {
+    String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned()
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Page {
+    #[serde(default)]
+    next_page_token: String,
+    #[serde(default)]
+    endpoints: Vec<Endpoint>,
+}
+
+#[derive(Deserialize)]
+struct One {
+    endpoint: Endpoint,
+}
+
+#[derive(Deserialize)]
+struct Endpoint {
+    #[serde(default)]
+    id: String,
+    spec: Spec,
+}
+
+#[derive(Deserialize)]
+struct Spec {
+    name: String,
+    #[serde(default)]
+    target: RemoteTarget,
+}
+
+#[derive(Default, Deserialize)]
+struct RemoteTarget {
+    worker: Option<Worker>,
+    external: Option<External>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Worker {
+    #[serde(default)]
+    namespace: String,
+    #[serde(default)]
+    task_queue: String,
+}
+
+#[derive(Deserialize)]
+struct External {
+    #[serde(default)]
+    url: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ClusterInfo {
+    #[serde(default)]
+    cluster_id: String,
+}

@@ -1,0 +1,380 @@
+//! Where a name leads: the table of endpoints, swapped whole.
+//!
+//! A lookup reads the table in force and never waits. When the registry or the configuration changes, a new table is
+//! built beside it; what did not change is carried over with its connections, metrics and known operations.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::runtime::Handle;
+
+use crate::nexus::BaseUrl;
+use crate::nexus::path::decode;
+use crate::registry::{Conflict, Entry, Snapshot, Target};
+use crate::telemetry::{EndpointMetrics, OperationMetrics, Telemetry};
+use crate::upstream::{Upstream, UpstreamSettings};
+
+mod policy;
+
+pub use policy::{Decided, Decision, Policies, Policy, PolicyRule, Selector};
+
+/// Operations remembered per endpoint. Callers choose the names, so there is a bound; beyond it an operation's policy
+/// is found anew for each request.
+const MAX_OPERATIONS: usize = 1_000;
+/// What need not be escaped in a path segment: RFC 3986's unreserved characters.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// What the configuration says of routing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The rules of `policies`.
+    pub policies: Policies,
+    /// The addresses of each cluster.
+    pub clusters: HashMap<Arc<str>, Vec<BaseUrl>>,
+    /// How connections are made and kept.
+    pub upstream: UpstreamSettings,
+}
+
+/// Finds endpoints; takes new tables.
+pub struct Router {
+    table: ArcSwap<Table>,
+    plan: Mutex<Arc<Plan>>,
+    telemetry: Arc<Telemetry>,
+    workers: usize,
+    runtime: Handle,
+}
+
+/// All endpoints, as they are for a moment.
+#[derive(Default)]
+pub struct Table {
+    plan: Arc<Plan>,
+    by_name: HashMap<Box<str>, Arc<Endpoint>>,
+    by_id: HashMap<Box<str>, Arc<Endpoint>>,
+    upstreams: HashMap<UpstreamKey, Arc<Upstream>>,
+    conflicts: Vec<Conflict>,
+}
+
+/// What makes two upstreams the same: their addresses.
+type UpstreamKey = (Arc<str>, Vec<BaseUrl>);
+
+/// An endpoint, ready for requests.
+pub struct Endpoint {
+    entry: Entry,
+    /// Path before `{service}/{operation}`.
+    prefix: Box<str>,
+    upstream: Arc<Upstream>,
+    plan: Arc<Plan>,
+    metrics: Arc<EndpointMetrics>,
+    operations: ArcSwap<HashMap<Box<str>, Arc<Operation>>>,
+}
+
+/// An operation of an endpoint: what is found once and then kept.
+pub struct Operation {
+    /// The service, decoded.
+    pub service: Box<str>,
+    /// The operation, decoded.
+    pub operation: Box<str>,
+    /// What holds for its requests.
+    pub policy: Policy,
+    /// Its metrics.
+    pub metrics: Arc<OperationMetrics>,
+}
+
+impl Router {
+    /// A router with an empty table, for so many worker threads. What looks after upstreams runs on the current
+    /// runtime.
+    pub fn new(telemetry: Arc<Telemetry>, workers: usize) -> Self {
+        let runtime = Handle::current();
+        Self { table: ArcSwap::default(), plan: Mutex::default(), telemetry, workers, runtime }
+    }
+
+    /// The endpoint of this name, or else of this id.
+    pub fn find(&self, name: &str) -> Option<Arc<Endpoint>> {
+        let table = self.table.load();
+        table.by_name.get(name).or_else(|| table.by_id.get(name)).cloned()
+    }
+
+    /// The table in force.
+    pub fn table(&self) -> Arc<Table> {
+        self.table.load_full()
+    }
+
+    /// What holds for requests that name no endpoint of the table.
+    pub fn default_policy(&self) -> Policy {
+        self.table.load().plan.policies.decide("", "", "")
+    }
+
+    /// From the next table on this is the plan.
+    pub fn configure(&self, plan: Plan) {
+        let mut current = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        // The same plan again must not make every endpoint a new one.
+        if **current != plan {
+            *current = Arc::new(plan);
+        }
+    }
+
+    /// Puts a new table in force.
+    pub fn apply(&self, snapshot: &Snapshot) {
+        let plan = Arc::clone(&self.plan.lock().unwrap_or_else(PoisonError::into_inner));
+        let old = self.table.load_full();
+        let mut table = Table { plan, conflicts: snapshot.conflicts.clone(), ..Table::default() };
+        for entry in &snapshot.by_name {
+            if let Some(endpoint) = self.endpoint(&old, &mut table, entry) {
+                table.by_name.insert(entry.definition.name.clone(), Arc::clone(&endpoint));
+                table.add_id(entry, endpoint);
+            }
+        }
+        for entry in &snapshot.by_id_only {
+            if let Some(endpoint) = self.endpoint(&old, &mut table, entry) {
+                table.add_id(entry, endpoint);
+            }
+        }
+        let table = Arc::new(table);
+        self.table.store(Arc::clone(&table));
+        self.telemetry.retain(|name| table.by_name.contains_key(name));
+    }
+
+    /// The endpoint for an entry: the one there was, if nothing about it changed.
+    fn endpoint(&self, old: &Table, new: &mut Table, entry: &Entry) -> Option<Arc<Endpoint>> {
+        let id = entry.definition.id.as_deref();
+        let known = old.by_name.get(&entry.definition.name).into_iter().chain(id.and_then(|id| old.by_id.get(id)));
+        for endpoint in known {
+            if endpoint.entry == *entry && endpoint.plan == new.plan {
+                new.upstreams.entry(endpoint.upstream_key()?).or_insert_with(|| Arc::clone(&endpoint.upstream));
+                return Some(Arc::clone(endpoint));
+            }
+        }
+        let (key, prefix) = destination(&entry.definition.target, &new.plan)?;
+        let reused = (old.plan.upstream == new.plan.upstream).then(|| old.upstreams.get(&key)).flatten();
+        let upstream = new.upstreams.entry(key).or_insert_with_key(|key| match reused {
+            Some(upstream) => Arc::clone(upstream),
+            None => self.new_upstream(key, &new.plan),
+        });
+        Some(Arc::new(Endpoint {
+            prefix: prefix.into(),
+            upstream: Arc::clone(upstream),
+            plan: Arc::clone(&new.plan),
+            metrics: self.telemetry.endpoint(&entry.definition.name),
+            operations: ArcSwap::default(),
+            entry: entry.clone(),
+        }))
+    }
+
+    fn new_upstream(&self, (name, urls): &UpstreamKey, plan: &Plan) -> Arc<Upstream> {
+        let _runtime = self.runtime.enter();
+        Upstream::new(Arc::clone(name), urls.clone(), plan.upstream.clone(), self.workers)
+    }
+}
+
+/// The addresses of a target and the path before `{service}/{operation}`; none where the cluster is not configured.
+fn destination(target: &Target, plan: &Plan) -> Option<(UpstreamKey, String)> {
+    let cluster = |name: &Arc<str>| {
+        let urls = plan.clusters.get(name)?.clone();
+        let base = urls.first()?.path.clone();
+        Some(((Arc::clone(name), urls), base))
+    };
+    let escape = |segment| utf8_percent_encode(segment, SEGMENT).to_string();
+    match target {
+        Target::Dispatch { cluster: name, id, .. } => {
+            let (key, base) = cluster(name)?;
+            Some((key, format!("{base}/nexus/endpoints/{id}/services/")))
+        }
+        Target::Worker { cluster: name, namespace, task_queue } => {
+            let (key, base) = cluster(name)?;
+            let (namespace, task_queue) = (escape(namespace), escape(task_queue));
+            Some((key, format!("{base}/namespaces/{namespace}/task-queues/{task_queue}/nexus-services/")))
+        }
+        Target::External { url } => {
+            let origin = BaseUrl { path: "".into(), ..url.clone() };
+            Some(((url.authority().into(), vec![origin]), format!("{}/", url.path)))
+        }
+    }
+}
+
+impl Table {
+    /// The endpoints, sorted by name.
+    pub fn endpoints(&self) -> Vec<&Arc<Endpoint>> {
+        let mut endpoints: Vec<_> = self.by_name.values().collect();
+        endpoints.sort_by(|a, b| a.name().cmp(b.name()));
+        endpoints
+    }
+
+    /// Names that more than one source defines.
+    pub fn conflicts(&self) -> &[Conflict] {
+        &self.conflicts
+    }
+
+    /// The upstreams in use.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.upstreams.values()
+    }
+
+    /// What holds for an operation, and why.
+    pub fn explain(&self, endpoint: &str, service: &str, operation: &str) -> Decision {
+        self.plan.policies.explain(endpoint, service, operation)
+    }
+
+    /// Of two with the same id the first one counts.
+    fn add_id(&mut self, entry: &Entry, endpoint: Arc<Endpoint>) {
+        if let Some(id) = &entry.definition.id {
+            self.by_id.entry(id.clone()).or_insert(endpoint);
+        }
+    }
+}
+
+impl Endpoint {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.entry.definition.name
+    }
+
+    /// What its source says.
+    pub fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// Whether the target is asked by the endpoint's id, which ends with the endpoint.
+    pub fn is_dispatched_by_id(&self) -> bool {
+        matches!(self.entry.definition.target, Target::Dispatch { .. })
+    }
+
+    /// Path before `{service}/{operation}` at the target.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Where its requests go.
+    pub fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
+    }
+
+    /// The operation of this key, `{service}/{operation}` as a caller wrote it.
+    pub fn operation(&self, key: &str) -> Arc<Operation> {
+        if let Some(known) = self.operations.load().get(key) {
+            return Arc::clone(known);
+        }
+        let found = Arc::new(self.find_operation(key));
+        // Rare, and two at the same time lose nothing but a little work.
+        if self.operations.load().len() < MAX_OPERATIONS {
+            self.operations.rcu(|known| {
+                let mut known = HashMap::clone(known);
+                known.insert(key.into(), Arc::clone(&found));
+                known
+            });
+        }
+        found
+    }
+
+    fn find_operation(&self, key: &str) -> Operation {
+        let (service, operation) = key.split_once('/').unwrap_or((key, ""));
+        // A path that was read has no segment that cannot be decoded.
+        let service = decode(service).unwrap_or_default();
+        let operation = decode(operation).unwrap_or_default();
+        Operation {
+            policy: self.plan.policies.decide(self.name(), &service, &operation),
+            metrics: self.metrics.operation(&service, &operation),
+            service: service.into(),
+            operation: operation.into(),
+        }
+    }
+
+    fn upstream_key(&self) -> Option<UpstreamKey> {
+        destination(&self.entry.definition.target, &self.plan).map(|(key, _)| key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::Definition;
+
+    const ID: &str = "7c679e62-b5fe-4ebc-9ae3-f5b952778b7d";
+
+    fn entry(name: &str, target: Target, id: Option<&str>) -> Entry {
+        let definition = Definition { name: name.into(), id: id.map(Into::into), target };
+        Entry { definition, source: "configuration".into(), cluster_id: None }
+    }
+
+    fn dispatch(name: &str) -> Entry {
+        let (namespace, task_queue) = ("ns".into(), "tq".into());
+        entry(name, Target::Dispatch { cluster: "home".into(), id: ID.into(), namespace, task_queue }, Some(ID))
+    }
+
+    fn external(name: &str, url: &str) -> Entry {
+        entry(name, Target::External { url: BaseUrl::parse(url).unwrap() }, None)
+    }
+
+    fn plan() -> Plan {
+        let urls = vec![BaseUrl::parse("http://127.0.0.1:7243/base").unwrap()];
+        Plan { clusters: HashMap::from([("home".into(), urls)]), ..Plan::default() }
+    }
+
+    fn router(entries: Vec<Entry>) -> Router {
+        let router = Router::new(Telemetry::new(), 1);
+        router.configure(plan());
+        router.apply(&Snapshot { by_name: entries, ..Snapshot::default() });
+        router
+    }
+
+    #[tokio::test]
+    async fn each_target_has_its_route() {
+        let (namespace, task_queue) = ("pay ns".into(), "a/b".into());
+        let worker = entry("queue", Target::Worker { cluster: "home".into(), namespace, task_queue }, None);
+        let router = router(vec![dispatch("id"), worker, external("ext", "http://h:1/p/")]);
+        let prefix = |name| router.find(name).unwrap().prefix().to_owned();
+        assert_eq!(prefix("id"), format!("/base/nexus/endpoints/{ID}/services/"));
+        assert_eq!(prefix(ID), prefix("id"));
+        assert_eq!(prefix("queue"), "/base/namespaces/pay%20ns/task-queues/a%2Fb/nexus-services/");
+        assert_eq!(prefix("ext"), "/p/");
+        assert!(router.find("none").is_none());
+    }
+
+    #[tokio::test]
+    async fn what_did_not_change_stays_the_same_object() {
+        let router = router(vec![dispatch("kept"), external("moved", "http://h:1"), external("gone", "http://g:1")]);
+        let (kept, moved) = (router.find("kept").unwrap(), router.find("moved").unwrap());
+        router.configure(plan());
+        let entries = vec![dispatch("kept"), external("moved", "http://h:1/other")];
+        router.apply(&Snapshot { by_name: entries, ..Snapshot::default() });
+        assert!(Arc::ptr_eq(&kept, &router.find("kept").unwrap()));
+        let now = router.find("moved").unwrap();
+        assert!(!Arc::ptr_eq(&moved, &now) && Arc::ptr_eq(moved.upstream(), now.upstream()));
+        assert!(router.find("gone").is_none());
+        assert_eq!(router.table().upstreams().count(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_new_policy_reaches_operations_already_known_and_keeps_connections() {
+        let router = router(vec![dispatch("pay")]);
+        let before = router.find("pay").unwrap();
+        assert_eq!(before.operation("S/o").policy.max_request_body, 2 << 20);
+        let rule = PolicyRule { max_request_body: Some(5), ..PolicyRule::default() };
+        router.configure(Plan { policies: Policies::new(vec![rule]), ..plan() });
+        router.apply(&Snapshot { by_name: vec![dispatch("pay")], ..Snapshot::default() });
+        let after = router.find("pay").unwrap();
+        assert_eq!(after.operation("S/o").policy.max_request_body, 5);
+        assert!(Arc::ptr_eq(before.upstream(), after.upstream()));
+    }
+
+    #[tokio::test]
+    async fn operations_are_known_by_their_decoded_names_and_bounded() {
+        let router = router(vec![dispatch("pay")]);
+        let endpoint = router.find("pay").unwrap();
+        let operation = endpoint.operation("Ser%2Fvic%20e/op");
+        assert_eq!((&*operation.service, &*operation.operation), ("Ser/vic e", "op"));
+        for i in 0..2 * MAX_OPERATIONS {
+            endpoint.operation(&format!("S/{i}"));
+        }
+        assert_eq!(endpoint.operations.load().len(), MAX_OPERATIONS);
+        assert!(Arc::ptr_eq(&operation, &endpoint.operation("Ser%2Fvic%20e/op")));
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_of_a_cluster_that_is_not_configured_is_left_out() {
+        let (namespace, task_queue) = ("ns".into(), "tq".into());
+        let entry = entry("lost", Target::Worker { cluster: "other".into(), namespace, task_queue }, None);
+        assert!(router(vec![entry]).find("lost").is_none());
+    }
+}
