@@ -1,0 +1,322 @@
+//! What callers get: a target's answer shaped, or a failure of the gateway's own.
+//!
+//! A handler's Nexus answer passes byte for byte. What is no Nexus answer becomes a failure whose type tells the
+//! caller the truth about retrying: a Temporal caller gives up for good on a load balancer's 404 and retries its 502
+//! page for ever.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::response::Parts;
+use http::{HeaderMap, Response, StatusCode};
+use tokio::time::Instant;
+
+use crate::body::{Collected, Content, collect};
+use crate::nexus::failure::{self, HandlerError, OPERATION_UNSUCCESSFUL};
+use crate::nexus::{ErrorType, Invalid, Method, headers};
+use crate::upstream::{Exchange, SendError};
+
+/// Answers up to this many bytes are read in one piece before their head goes out, so that one that breaks off
+/// becomes a failure instead of a torn answer.
+const ONE_PIECE: usize = 64 << 10;
+
+/// Why the gateway itself failed a request; the value of the `nexus-gateway-failure` header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// No endpoint has this name, and every source says so.
+    UnknownEndpoint,
+    /// No endpoint of this name is known, and a source could not be asked.
+    RegistryUnavailable,
+    /// The path is no route.
+    UnknownRoute,
+    /// The method is not POST.
+    BadMethod,
+    /// A broken escape or a dot segment.
+    BadPath,
+    /// The `Request-Timeout` cannot be read.
+    BadTimeout,
+    /// A `Nexus-Link` cannot be read.
+    BadLink,
+    /// A cancel without a token.
+    MissingToken,
+    /// The request's body broke off or is not well-formed.
+    BadBody,
+    /// The request is larger than the policy allows.
+    RequestTooLarge,
+    /// The deadline passed before anything was sent.
+    DeadlineExceeded,
+    /// The target did not answer in time.
+    UpstreamTimeout,
+    /// No connection to the target.
+    UpstreamUnreachable,
+    /// The connection was lost before a complete answer.
+    UpstreamReset,
+    /// It answered 502.
+    UpstreamBadGateway,
+    /// It answered 504.
+    UpstreamGatewayTimeout,
+    /// It answered a status that Nexus does not have.
+    UpstreamStatus,
+    /// A Temporal cluster answered 401, 403 or 404 that does not come from Nexus.
+    UpstreamNotNexus,
+    /// It answered what no Nexus handler does.
+    UpstreamMalformed,
+    /// Its answer is larger than the policy allows.
+    UpstreamTooLarge,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 20] = [
+        Self::UnknownEndpoint,
+        Self::RegistryUnavailable,
+        Self::UnknownRoute,
+        Self::BadMethod,
+        Self::BadPath,
+        Self::BadTimeout,
+        Self::BadLink,
+        Self::MissingToken,
+        Self::BadBody,
+        Self::RequestTooLarge,
+        Self::DeadlineExceeded,
+        Self::UpstreamTimeout,
+        Self::UpstreamUnreachable,
+        Self::UpstreamReset,
+        Self::UpstreamBadGateway,
+        Self::UpstreamGatewayTimeout,
+        Self::UpstreamStatus,
+        Self::UpstreamNotNexus,
+        Self::UpstreamMalformed,
+        Self::UpstreamTooLarge,
+    ];
+
+    /// The name in the header and in metrics.
+    pub fn name(self) -> &'static str {
+        self.row().0
+    }
+
+    /// The handler error type that a caller sees.
+    pub fn kind(self) -> ErrorType {
+        self.row().1
+    }
+
+    /// Whether a caller should try again.
+    pub fn retryable(self) -> bool {
+        self.row().2
+    }
+
+    fn row(self) -> (&'static str, ErrorType, bool) {
+        match self {
+            Self::UnknownEndpoint => ("unknown_endpoint", ErrorType::NotFound, false),
+            Self::RegistryUnavailable => ("registry_unavailable", ErrorType::Unavailable, true),
+            Self::UnknownRoute => ("unknown_route", ErrorType::NotFound, false),
+            Self::BadMethod => ("bad_method", ErrorType::BadRequest, false),
+            Self::BadPath => ("bad_path", ErrorType::BadRequest, false),
+            Self::BadTimeout => ("bad_timeout", ErrorType::BadRequest, false),
+            Self::BadLink => ("bad_link", ErrorType::BadRequest, false),
+            Self::MissingToken => ("missing_token", ErrorType::BadRequest, false),
+            Self::BadBody => ("bad_body", ErrorType::BadRequest, false),
+            Self::RequestTooLarge => ("request_too_large", ErrorType::BadRequest, false),
+            Self::DeadlineExceeded => ("deadline_exceeded", ErrorType::RequestTimeout, true),
+            Self::UpstreamTimeout => ("upstream_timeout", ErrorType::UpstreamTimeout, true),
+            Self::UpstreamUnreachable => ("upstream_unreachable", ErrorType::Unavailable, true),
+            Self::UpstreamReset => ("upstream_reset", ErrorType::Unavailable, true),
+            Self::UpstreamBadGateway => ("upstream_bad_gateway", ErrorType::Unavailable, true),
+            Self::UpstreamGatewayTimeout => ("upstream_gateway_timeout", ErrorType::UpstreamTimeout, true),
+            Self::UpstreamStatus => ("upstream_status", ErrorType::Internal, true),
+            Self::UpstreamNotNexus => ("upstream_not_nexus", ErrorType::Unavailable, true),
+            Self::UpstreamMalformed => ("upstream_malformed", ErrorType::Internal, true),
+            Self::UpstreamTooLarge => ("upstream_too_large", ErrorType::Internal, false),
+        }
+    }
+}
+
+/// A failure that the gateway makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Why.
+    pub reason: Reason,
+    /// What a person should know of it; goes to the caller.
+    pub message: String,
+    /// When it makes sense to come back.
+    pub retry_after: Option<Duration>,
+}
+
+impl Failure {
+    /// A failure for `reason`.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), retry_after: None }
+    }
+
+    /// Status, headers and body as a caller gets them: header and body agree on retryability.
+    pub fn into_response(self) -> Response<Content> {
+        let retryable = self.reason.retryable();
+        let body = failure::body(self.reason.kind(), retryable, &self.message);
+        let mut response = Response::new(Content::Whole(body.into()));
+        *response.status_mut() = self.reason.kind().status();
+        let map = response.headers_mut();
+        map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        map.insert(&headers::REQUEST_RETRYABLE, HeaderValue::from_static(if retryable { "true" } else { "false" }));
+        map.insert(&headers::GATEWAY_FAILURE, HeaderValue::from_static(self.reason.name()));
+        if let Some(wait) = self.retry_after {
+            map.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+        }
+        response
+    }
+}
+
+impl From<Invalid> for Failure {
+    fn from(invalid: Invalid) -> Self {
+        let reason = match invalid {
+            Invalid::UnknownRoute => Reason::UnknownRoute,
+            Invalid::BadPath(_) => Reason::BadPath,
+            Invalid::BadMethod(_) => Reason::BadMethod,
+            Invalid::BadTimeout(_) => Reason::BadTimeout,
+            Invalid::BadLink => Reason::BadLink,
+            Invalid::MissingToken => Reason::MissingToken,
+        };
+        Self::new(reason, invalid.to_string())
+    }
+}
+
+impl From<SendError> for Failure {
+    fn from(error: SendError) -> Self {
+        let reason = match error {
+            SendError::Unresolved(_) | SendError::Unreachable(_) => Reason::UpstreamUnreachable,
+            SendError::Reset(..) => Reason::UpstreamReset,
+            SendError::Malformed(..) => Reason::UpstreamMalformed,
+        };
+        Self::new(reason, error.to_string())
+    }
+}
+
+/// What a target's answer means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The operation succeeded at once.
+    Succeeded,
+    /// The operation runs and will complete later.
+    Started,
+    /// The cancellation was taken.
+    CancelAccepted,
+    /// The operation failed.
+    OperationFailed,
+    /// The operation was canceled.
+    OperationCanceled,
+    /// The handler, or the server before it, answered an error of this type.
+    HandlerError(Option<ErrorType>),
+}
+
+/// What is known of the request whose answer is shaped.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// What was asked.
+    pub method: Method,
+    /// Whether a Temporal cluster was asked, rather than any Nexus handler.
+    pub temporal: bool,
+    /// Largest body that may pass, in bytes.
+    pub limit: usize,
+    /// When to stop streaming.
+    pub deadline: Instant,
+}
+
+/// Turns a target's answer into what the caller gets.
+pub async fn shape(mut head: Parts, exchange: Exchange, asked: Asked) -> Result<(Response<Content>, Outcome), Failure> {
+    headers::clean_response(&mut head.headers);
+    let (content, outcome) = match (asked.method, head.status) {
+        (Method::Start, StatusCode::OK) => (pass(&head.headers, exchange, asked).await?, Outcome::Succeeded),
+        (Method::Start, StatusCode::CREATED) => {
+            let body = read_whole(exchange, asked.limit).await?;
+            if !failure::is_started(&head.headers, &body) {
+                return Err(malformed("201 without an operation token and the state running"));
+            }
+            (Content::Whole(body), Outcome::Started)
+        }
+        (Method::Cancel | Method::LegacyCancel, StatusCode::ACCEPTED) => {
+            (Content::Whole(read_whole(exchange, asked.limit).await?), Outcome::CancelAccepted)
+        }
+        (Method::Start, OPERATION_UNSUCCESSFUL) => {
+            let body = read_whole(exchange, asked.limit).await?;
+            let outcome = unsuccessful(&head.headers, &body)
+                .ok_or_else(|| malformed("424 without the operation state failed or canceled"))?;
+            (Content::Whole(body), outcome)
+        }
+        (_, status) if status.is_client_error() || status.as_u16() >= 500 => {
+            let body = read_whole(exchange, asked.limit).await?;
+            let error = failure::read(status, &head.headers, &body);
+            check_error(status, &error, asked.temporal)?;
+            (Content::Whole(body), Outcome::HandlerError(error.kind))
+        }
+        (_, status) => return Err(malformed(&format!("status {}", status.as_u16()))),
+    };
+    Ok((Response::from_parts(head, content), outcome))
+}
+
+/// A result: small ones in one piece, large ones as they come.
+async fn pass(answer: &HeaderMap, mut exchange: Exchange, asked: Asked) -> Result<Content, Failure> {
+    let length = answer.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > asked.limit) {
+        return Err(too_large(asked.limit));
+    }
+    let bound = if length.is_some_and(|length| length > ONE_PIECE) { 0 } else { ONE_PIECE.min(asked.limit) };
+    match collect(&mut exchange, bound).await.map_err(|error| torn(&error))? {
+        Collected::All(bytes) => Ok(Content::Whole(bytes)),
+        Collected::More(begun) if begun.len() > asked.limit => Err(too_large(asked.limit)),
+        Collected::More(begun) => Ok(Content::streamed(begun, exchange, asked.limit, asked.deadline)),
+    }
+}
+
+async fn read_whole(mut exchange: Exchange, limit: usize) -> Result<Bytes, Failure> {
+    match collect(&mut exchange, limit).await.map_err(|error| torn(&error))? {
+        Collected::All(bytes) => Ok(bytes),
+        Collected::More(_) => Err(too_large(limit)),
+    }
+}
+
+/// How a 424 says the operation ended: by its header, or else by its body.
+fn unsuccessful(answer: &HeaderMap, body: &[u8]) -> Option<Outcome> {
+    let state = match answer.get(&headers::OPERATION_STATE) {
+        Some(state) => state.to_str().ok()?.to_owned(),
+        None => failure::operation_state(answer, body)?,
+    };
+    match state.as_str() {
+        "failed" => Some(Outcome::OperationFailed),
+        "canceled" => Some(Outcome::OperationCanceled),
+        _ => None,
+    }
+}
+
+/// Refuses errors whose status would mislead a Temporal caller. A Nexus body always speaks for itself.
+fn check_error(status: StatusCode, error: &HandlerError, temporal: bool) -> Result<(), Failure> {
+    let answered = || format!("the upstream answered {} without a Nexus failure", status.as_u16());
+    if error.from_nexus {
+        return Ok(());
+    }
+    match status.as_u16() {
+        502 => Err(Failure::new(Reason::UpstreamBadGateway, answered())),
+        504 => Err(Failure::new(Reason::UpstreamGatewayTimeout, answered())),
+        401 | 403 | 404 if temporal => {
+            let hint = "; is this address the HTTP port of a Temporal frontend with Nexus enabled?";
+            Err(Failure::new(Reason::UpstreamNotNexus, answered() + hint))
+        }
+        _ if ErrorType::from_status(status).is_some() => Ok(()),
+        _ => Err(Failure::new(Reason::UpstreamStatus, answered())),
+    }
+}
+
+fn malformed(what: &str) -> Failure {
+    Failure::new(Reason::UpstreamMalformed, format!("the upstream's answer is not a Nexus answer: {what}"))
+}
+
+fn torn(error: &hyper::Error) -> Failure {
+    if error.is_parse() {
+        return malformed("its body is not well-formed HTTP");
+    }
+    Failure::new(Reason::UpstreamReset, "the upstream closed the connection inside its answer")
+}
+
+fn too_large(limit: usize) -> Failure {
+    let message = format!("the upstream's answer is larger than max_response_body, {limit} bytes");
+    Failure::new(Reason::UpstreamTooLarge, message)
+}

@@ -1,0 +1,306 @@
+//! What an operator sees: one record per request, from which metrics and the access log are made.
+//!
+//! Every metric name of the request path is here. Label values come from the table and from operations seen under
+//! it, with a bound on how many a caller can make up; the handles are resolved once per operation and kept with it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwapOption;
+use prometheus::{
+    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+pub mod access_log;
+mod operations;
+mod record;
+
+use crate::nexus::ErrorType;
+use crate::response::Reason;
+use access_log::AccessLog;
+use operations::Interned;
+pub use operations::{EndpointMetrics, MethodLabel, OperationMetrics};
+pub use record::Record;
+
+/// Upper bounds of the latency buckets in seconds: from a local hop to beyond a caller's 10 s.
+const LATENCY: [f64; 14] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Where the access log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLogTarget {
+    /// Standard output, one JSON object a line.
+    Stdout,
+    /// Appended to a file.
+    File(PathBuf),
+}
+
+/// Form of the process's own log lines (on standard error).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What is logged how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// A filter as `tracing-subscriber` reads it: `info`, or `info,nexus_gateway=debug`.
+    pub level: String,
+    /// Form of the lines.
+    pub format: LogFormat,
+    /// Access log; none by default.
+    pub access_log: Option<AccessLogTarget>,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Text, access_log: None }
+    }
+}
+
+/// All metrics, and the access log.
+pub struct Telemetry {
+    registry: Registry,
+    requests: IntCounterVec,
+    duration: HistogramVec,
+    upstream_duration: HistogramVec,
+    failures: IntCounterVec,
+    handler_errors: IntCounterVec,
+    /// Requests between their head and the last byte of their answer.
+    pub in_flight: IntGauge,
+    /// Connections from callers.
+    pub connections: IntGauge,
+    /// Connections taken from callers.
+    pub connections_total: IntCounter,
+    /// Connections from callers that were closed at once, because there were too many.
+    pub connections_refused: IntCounter,
+    /// Connections from callers that were closed because a request head took too long, or none came.
+    pub connections_reaped: IntCounter,
+    /// Configurations taken, by result: `applied` or `refused`.
+    pub reloads: IntCounterVec,
+    /// 1 where the configuration last read is in force, 0 where it was refused.
+    pub last_reload_successful: IntGauge,
+    /// Metrics whose values are taken from their owners when they are asked for.
+    pub scraped: Scraped,
+    access_log: ArcSwapOption<AccessLog>,
+    operations: Interned,
+}
+
+/// Metrics whose values are taken from their owners when they are asked for.
+pub struct Scraped {
+    taking: Mutex<()>,
+    /// Connections to targets by upstream and state, `idle` or `busy`.
+    pub upstream_connections: IntGaugeVec,
+    /// Connections to targets opened, or not, by upstream and result.
+    pub upstream_connects: IntCounterVec,
+    /// Requests sent again because an idle connection had died, by upstream.
+    pub upstream_replays: IntCounterVec,
+    /// Look-ups of addresses that failed, by upstream.
+    pub upstream_resolve_errors: IntCounterVec,
+    /// Endpoints by source.
+    pub registry_endpoints: IntGaugeVec,
+    /// Seconds since a source was last read.
+    pub registry_age: GaugeVec,
+    /// Polls that failed, by source.
+    pub registry_errors: IntCounterVec,
+    /// Names that more than one source defines.
+    pub registry_conflicts: IntGauge,
+    /// Copies of a registry that could not be written.
+    pub registry_copy_errors: IntGauge,
+    /// One-name look-ups by what they found.
+    pub registry_lookups: IntCounterVec,
+    /// Access log lines dropped because the writer could not keep up.
+    pub access_log_dropped: IntGauge,
+}
+
+impl Telemetry {
+    /// Fresh metrics, without an access log.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        let make = Maker { registry: Registry::new() };
+        let operation = &["endpoint", "service", "operation", "method"];
+        let build_info = make.gauges("build_info", "Version of the gateway; always 1.", &["version"]);
+        build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        make.process();
+        Arc::new(Self {
+            requests: make.counters(
+                "requests_total",
+                "Requests by endpoint, service, operation, method and outcome.",
+                &["endpoint", "service", "operation", "method", "outcome"],
+            ),
+            duration: make.histograms(
+                "request_duration_seconds",
+                "Time from a request's head to its answer's last byte.",
+                operation,
+            ),
+            upstream_duration: make.histograms(
+                "upstream_duration_seconds",
+                "Time from sending a request to the head of the answer.",
+                operation,
+            ),
+            failures: make.counters(
+                "failures_total",
+                "Failures that the gateway itself made, by reason.",
+                &["endpoint", "reason"],
+            ),
+            handler_errors: make.counters(
+                "handler_errors_total",
+                "Handler errors that passed through, by type.",
+                &["endpoint", "type"],
+            ),
+            in_flight: make.gauge("requests_in_flight", "Requests between their head and their answer's last byte."),
+            connections: make.gauge("connections", "Connections from callers."),
+            connections_total: make.counter("connections_total", "Connections taken from callers."),
+            connections_refused: make
+                .counter("connections_refused_total", "Connections closed at once, over server.max_connections."),
+            connections_reaped: make.counter(
+                "connections_reaped_total",
+                "Connections closed over server.head_timeout or server.idle_timeout.",
+            ),
+            reloads: make.counters("config_reloads_total", "Changed configurations read, by result.", &["result"]),
+            last_reload_successful: make.gauge(
+                "config_last_reload_successful",
+                "1 where the configuration last read is in force, 0 where it was refused.",
+            ),
+            scraped: Scraped::new(&make),
+            access_log: ArcSwapOption::empty(),
+            operations: Interned::default(),
+            registry: make.registry,
+        })
+    }
+
+    /// All metrics in the text format of Prometheus.
+    pub fn encode(&self) -> String {
+        let encoder = prometheus::TextEncoder::new();
+        encoder.encode_to_string(&self.registry.gather()).unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot encode the metrics");
+            String::new()
+        })
+    }
+
+    /// From now on writes the access log there, or none.
+    pub fn log_to(&self, access_log: Option<AccessLog>) {
+        self.access_log.store(access_log.map(Arc::new));
+    }
+
+    /// The access log in force, if any.
+    pub fn access_log(&self) -> Option<Arc<AccessLog>> {
+        self.access_log.load_full()
+    }
+
+    /// The metrics of an endpoint of the table.
+    pub fn endpoint(&self, name: &str) -> Arc<EndpointMetrics> {
+        self.operations.endpoint(name)
+    }
+
+    /// Forgets the metrics of endpoints that are not in the table any more.
+    pub fn retain(&self, exists: impl Fn(&str) -> bool) {
+        self.operations.retain(self, exists);
+    }
+
+    /// Counts a failure that the gateway made.
+    fn count_failure(&self, endpoint: &str, reason: Reason) {
+        self.failures.with_label_values(&[endpoint, reason.name()]).inc();
+    }
+
+    /// Counts a handler error that passed through.
+    fn count_handler_error(&self, endpoint: &str, kind: Option<ErrorType>) {
+        let kind = kind.map_or("unknown", ErrorType::name);
+        self.handler_errors.with_label_values(&[endpoint, kind]).inc();
+    }
+}
+
+impl Scraped {
+    /// Keeps others from taking values at the same time.
+    pub fn begin(&self) -> MutexGuard<'_, ()> {
+        self.taking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn new(make: &Maker) -> Self {
+        Self {
+            taking: Mutex::new(()),
+            upstream_connections: make.gauges(
+                "upstream_connections",
+                "Connections to targets, idle or busy.",
+                &["upstream", "state"],
+            ),
+            upstream_connects: make.counters(
+                "upstream_connects_total",
+                "Connections to targets opened, or not.",
+                &["upstream", "result"],
+            ),
+            upstream_replays: make.counters(
+                "upstream_replays_total",
+                "Requests sent again on a fresh connection because an idle one had died.",
+                &["upstream"],
+            ),
+            upstream_resolve_errors: make.counters(
+                "upstream_resolve_errors_total",
+                "Failed look-ups of a target's addresses.",
+                &["upstream"],
+            ),
+            registry_endpoints: make.gauges("registry_endpoints", "Endpoints by source.", &["source"]),
+            registry_age: make.seconds("registry_age_seconds", "Time since a source was last read.", &["source"]),
+            registry_errors: make.counters("registry_errors_total", "Polls of a source that failed.", &["source"]),
+            registry_conflicts: make.gauge("registry_conflicts", "Names that more than one source defines."),
+            registry_copy_errors: make
+                .gauge("registry_copy_errors", "Copies of a registry that could not be written since the start."),
+            registry_lookups: make.counters(
+                "registry_lookups_total",
+                "One-name look-ups after a miss, by what they found.",
+                &["result"],
+            ),
+            access_log_dropped: make.gauge("access_log_dropped", "Access log lines dropped since the log was opened."),
+        }
+    }
+}
+
+/// Makes metrics with the common prefix. Names and labels are constants: a bad one fails the first test.
+struct Maker {
+    registry: Registry,
+}
+
+impl Maker {
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::with_opts(options(name, help)))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::with_opts(options(name, help)))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.add(IntCounterVec::new(options(name, help), labels))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.add(IntGaugeVec::new(options(name, help), labels))
+    }
+
+    fn seconds(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.add(GaugeVec::new(options(name, help), labels))
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+        let options = HistogramOpts::from(options(name, help)).buckets(LATENCY.to_vec());
+        self.add(HistogramVec::new(options, labels))
+    }
+
+    fn process(&self) {
+        let collector = prometheus::process_collector::ProcessCollector::for_self();
+        if let Err(error) = self.registry.register(Box::new(collector)) {
+            tracing::error!(%error, "no process metrics");
+        }
+    }
+
+    fn add<M: prometheus::core::Collector + Clone + 'static>(&self, metric: prometheus::Result<M>) -> M {
+        let added = metric.and_then(|metric| self.registry.register(Box::new(metric.clone())).map(|()| metric));
+        added.expect("metric names are valid and unique")
+    }
+}
+
+fn options(name: &str, help: &str) -> Opts {
+    Opts::new(format!("nexus_gateway_{name}"), help)
+}

@@ -1,0 +1,121 @@
+//! The access log: one JSON line per request, never with a payload or a credential.
+//!
+//! Lines go to a bounded queue and from there to the file on a thread of its own; when the disk cannot keep up,
+//! lines are dropped and counted, and requests do not wait.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+use http::HeaderMap;
+use serde::Serialize;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+
+use super::AccessLogTarget;
+use crate::nexus::headers;
+
+/// Lines that wait for the disk; about 400 bytes each.
+const QUEUE: usize = 16_384;
+
+/// An open access log. Dropping it writes what waits.
+pub struct AccessLog {
+    writer: NonBlocking,
+    dropped: ErrorCounter,
+    _guard: WorkerGuard,
+}
+
+impl AccessLog {
+    /// Opens the log; a file is appended to.
+    pub fn open(target: &AccessLogTarget) -> io::Result<Self> {
+        let builder = NonBlockingBuilder::default().buffered_lines_limit(QUEUE).lossy(true).thread_name("access-log");
+        let (writer, guard) = match target {
+            AccessLogTarget::Stdout => builder.finish(io::stdout()),
+            AccessLogTarget::File(path) => builder.finish(OpenOptions::new().create(true).append(true).open(path)?),
+        };
+        Ok(Self { dropped: writer.error_counter(), writer, _guard: guard })
+    }
+
+    /// Lines dropped because the queue was full.
+    pub fn dropped(&self) -> usize {
+        self.dropped.dropped_lines()
+    }
+
+    pub(super) fn write(&self, line: &Line) {
+        if let Ok(mut text) = serde_json::to_vec(line) {
+            text.push(b'\n');
+            // The writer takes the line or counts it as dropped; it has no other errors.
+            let _ = self.writer.clone().write_all(&text);
+        }
+    }
+}
+
+/// One line.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+pub struct Line {
+    time: String,
+    peer: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trace_id: Option<String>,
+    /// The endpoint as the caller names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// The service, decoded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The operation, decoded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
+    pub(super) method: Option<&'static str>,
+    pub(super) outcome: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<&'static str>,
+    pub(super) status: Option<u16>,
+    pub(super) duration_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) upstream_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) upstream: Option<SocketAddr>,
+    /// Size of the request's body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_bytes: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) response_bytes: Option<u64>,
+}
+
+impl Line {
+    pub(super) fn new(peer: SocketAddr, head: &HeaderMap) -> Self {
+        let text = |name: &str| head.get(name).and_then(|value| value.to_str().ok());
+        Self {
+            time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            peer,
+            request_id: text(headers::REQUEST_ID.as_str()).map(shorten),
+            trace_id: text("traceparent").and_then(|parent| parent.split('-').nth(1)).map(shorten),
+            endpoint: None,
+            service: None,
+            operation: None,
+            method: None,
+            outcome: None,
+            reason: None,
+            status: None,
+            duration_ms: 0.0,
+            upstream_ms: None,
+            upstream: None,
+            request_bytes: None,
+            response_bytes: None,
+        }
+    }
+
+    /// The id that the gateway gave a request without one.
+    pub fn request_id(&mut self, id: &str) {
+        self.request_id = Some(id.into());
+    }
+}
+
+/// What a caller chose, within what a line can bear.
+fn shorten(text: &str) -> String {
+    text.chars().take(200).collect()
+}

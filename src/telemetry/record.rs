@@ -1,0 +1,166 @@
+//! One request's record: begun with its head, written when its answer ended or nobody wants it any more.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use tokio::time::Instant;
+
+use super::Telemetry;
+use super::access_log::Line;
+use super::operations::{MethodLabel, OperationMetrics, OutcomeLabel, UNKNOWN};
+use crate::body::{Broken, OnEnd};
+use crate::nexus::Method;
+use crate::response::{Outcome, Reason};
+
+/// What becomes of a request. Dropping it writes it.
+pub struct Record {
+    telemetry: Arc<Telemetry>,
+    started: Instant,
+    method: MethodLabel,
+    operation: Option<Arc<OperationMetrics>>,
+    end: End,
+    complete: bool,
+    upstream: Option<Duration>,
+    line: Option<Box<Line>>,
+}
+
+/// What the request came to, so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Pending,
+    Answered(Outcome),
+    Failed(Reason),
+}
+
+impl Record {
+    /// Begins the record of a request whose head arrived at `started`.
+    pub fn begin(telemetry: &Arc<Telemetry>, started: Instant, peer: SocketAddr, head: &HeaderMap) -> Self {
+        telemetry.in_flight.inc();
+        let line = telemetry.access_log.load().is_some().then(|| Box::new(Line::new(peer, head)));
+        Self {
+            telemetry: Arc::clone(telemetry),
+            started,
+            method: MethodLabel::Unknown,
+            operation: None,
+            end: End::Pending,
+            complete: false,
+            upstream: None,
+            line,
+        }
+    }
+
+    /// When the request's head arrived.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Whether an access log line will be written, so that its parts are worth gathering.
+    pub fn line(&mut self) -> Option<&mut Line> {
+        self.line.as_deref_mut()
+    }
+
+    /// What is asked.
+    pub fn asked(&mut self, method: Method) {
+        self.method = match method {
+            Method::Start => MethodLabel::Start,
+            Method::Cancel | Method::LegacyCancel => MethodLabel::Cancel,
+        };
+    }
+
+    /// Which operation it is for.
+    pub fn operation(&mut self, operation: &Arc<OperationMetrics>) {
+        self.operation = Some(Arc::clone(operation));
+    }
+
+    /// The target answered, after this time.
+    pub fn upstream(&mut self, took: Duration, socket: SocketAddr) {
+        self.upstream = Some(took);
+        if let Some(line) = &mut self.line {
+            line.upstream = Some(socket);
+        }
+    }
+
+    /// The target's answer passes.
+    pub fn answered(&mut self, outcome: Outcome, status: StatusCode) {
+        self.end = End::Answered(outcome);
+        if let Some(line) = &mut self.line {
+            line.status = Some(status.as_u16());
+        }
+    }
+
+    /// The gateway answers a failure of its own.
+    pub fn failed(&mut self, reason: Reason) {
+        self.end = End::Failed(reason);
+        if let Some(line) = &mut self.line {
+            line.status = Some(reason.kind().status().as_u16());
+        }
+    }
+
+    fn outcome(&self) -> OutcomeLabel {
+        match self.end {
+            End::Failed(_) => OutcomeLabel::GatewayError,
+            _ if !self.complete => OutcomeLabel::Abandoned,
+            End::Pending => OutcomeLabel::Abandoned,
+            End::Answered(outcome) => match outcome {
+                Outcome::Succeeded => OutcomeLabel::Succeeded,
+                Outcome::Started => OutcomeLabel::Started,
+                Outcome::CancelAccepted => OutcomeLabel::CancelAccepted,
+                Outcome::OperationFailed => OutcomeLabel::OperationFailed,
+                Outcome::OperationCanceled => OutcomeLabel::OperationCanceled,
+                Outcome::HandlerError(_) => OutcomeLabel::HandlerError,
+            },
+        }
+    }
+}
+
+impl OnEnd for Record {
+    fn complete(&mut self, bytes: u64) {
+        self.complete = true;
+        if let Some(line) = &mut self.line {
+            line.response_bytes = Some(bytes);
+        }
+    }
+
+    fn broken(&mut self, why: Broken) {
+        self.end = End::Failed(match why {
+            Broken::Lost => Reason::UpstreamReset,
+            Broken::TooLarge => Reason::UpstreamTooLarge,
+            Broken::Late => Reason::UpstreamTimeout,
+        });
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let telemetry = &*self.telemetry;
+        telemetry.in_flight.dec();
+        let outcome = self.outcome();
+        let whole = self.started.elapsed();
+        let unknown = || telemetry.endpoint(UNKNOWN).operation(UNKNOWN, UNKNOWN);
+        let operation = self.operation.take().unwrap_or_else(unknown);
+        operation.observe(telemetry, self.method, outcome, whole, self.upstream);
+        match self.end {
+            End::Failed(reason) => telemetry.count_failure(operation.endpoint(), reason),
+            End::Answered(Outcome::HandlerError(kind)) => telemetry.count_handler_error(operation.endpoint(), kind),
+            _ => {}
+        }
+        if let Some(mut line) = self.line.take()
+            && let Some(log) = &*telemetry.access_log.load()
+        {
+            line.method = Some(self.method.name());
+            line.outcome = Some(outcome.name());
+            line.duration_ms = millis(whole);
+            line.upstream_ms = self.upstream.map(millis);
+            if let End::Failed(reason) = self.end {
+                line.reason = Some(reason.name());
+            }
+            log.write(&line);
+        }
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
