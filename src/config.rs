@@ -1,0 +1,143 @@
+//! The configuration: one YAML file or a folder of them, and the command line, turned into the modules' settings.
+//!
+//! A load goes through these steps, and finds all problems at once, each with its file and line:
+//! `inputs` reads the files, `tree` parses them, `merge` makes them one, `expand` fills in `${env:…}` and `${file:…}`,
+//! `de` reads the tree into `file` (the format, as types), and `settings` checks what has to fit together.
+//!
+//! This module knows the settings types of the others; none of them knows this one.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use crate::admission::Trust;
+use crate::registry::{ClusterSettings, Definition};
+use crate::route::PolicyRule;
+use crate::server::{ListenerSettings, ServerSettings};
+use crate::telemetry::LogSettings;
+use crate::upstream::UpstreamSettings;
+
+mod de;
+mod expand;
+mod file;
+mod inputs;
+mod merge;
+mod problem;
+mod report;
+mod settings;
+mod shape;
+mod state;
+mod tree;
+mod units;
+mod value;
+
+pub use inputs::Inputs;
+pub use problem::Problem;
+
+use expand::Environment;
+
+/// Everything that can be configured, checked. The default is what holds with no file and no flags.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where callers connect. At least one; no two overlap.
+    pub listen: Vec<ListenerSettings>,
+    /// Where metrics and health are served.
+    pub admin: SocketAddr,
+    /// Bounds of the data port.
+    pub server: ServerSettings,
+    /// The clusters in file order, then those given by flags. Names and URLs are unique.
+    pub clusters: Vec<ClusterSettings>,
+    /// Endpoints of the file, in its order; their clusters are among `clusters`.
+    pub endpoints: Vec<Definition>,
+    /// Policies in file order; each sets something, and no two set the same for the same selector.
+    pub policies: Vec<PolicyRule>,
+    /// Connections to targets.
+    pub upstream: UpstreamSettings,
+    /// Folder for what has to outlive the process; `None` where none is configured and there is no home directory.
+    pub state: Option<PathBuf>,
+    /// The process's log and the access log.
+    pub log: LogSettings,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: vec![ListenerSettings { address: loopback(7280), trust: Trust::Trusted }],
+            admin: loopback(7281),
+            server: ServerSettings::default(),
+            clusters: Vec::new(),
+            endpoints: Vec::new(),
+            policies: Vec::new(),
+            upstream: UpstreamSettings::default(),
+            state: state::default_directory(&environment),
+            log: LogSettings::default(),
+        }
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// What the command line says; it wins over the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--cluster`: URLs of clusters beside those of the file, each named by its authority (`host:port`).
+    pub clusters: Vec<String>,
+    /// `--listen`: the only listener, trusted if its address is a loopback one.
+    pub listen: Option<SocketAddr>,
+    /// `--admin`.
+    pub admin: Option<SocketAddr>,
+    /// `--state`.
+    pub state: Option<PathBuf>,
+}
+
+/// Reads the configuration at `path`, a file or a folder, or none.
+///
+/// Always says what was read, so that a bad configuration is noticed to have changed, too. Blocks on file I/O.
+pub fn load(path: Option<&Path>, overrides: &Overrides) -> (Inputs, Result<Settings, Vec<Problem>>) {
+    let mut inputs = Inputs::default();
+    let settings = load_with(path, overrides, &environment, &mut inputs);
+    (inputs, settings)
+}
+
+/// The JSON Schema of a configuration file.
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(file::File).to_value()
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn load_with(
+    path: Option<&Path>,
+    overrides: &Overrides,
+    environment: Environment<'_>,
+    inputs: &mut Inputs,
+) -> Result<Settings, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let roots = path.map(|path| read_trees(path, inputs, &mut problems)).unwrap_or_default();
+    let all_parsed = problems.is_empty();
+    let mut root = merge::merge(roots, &mut problems).unwrap_or_else(tree::Node::empty);
+    expand::expand(&mut root, environment, inputs, &mut problems);
+    let file = de::read(&mut root, &mut problems);
+    // What a broken file would have defined is missing: to complain about that would only confuse.
+    let settings = all_parsed.then(|| settings::build(file, overrides, environment, &root, &mut problems));
+    problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
+    settings.filter(|_| problems.is_empty()).ok_or(problems)
+}
+
+fn read_trees(path: &Path, inputs: &mut Inputs, problems: &mut Vec<Problem>) -> Vec<tree::Node> {
+    let files = inputs::files_of(path, inputs).unwrap_or_else(|problem| {
+        problems.push(problem);
+        Vec::new()
+    });
+    let mut read_tree = |file: PathBuf| match inputs.read(&file) {
+        Ok(text) => tree::parse(&file, &text, problems),
+        Err(why) => {
+            problems.push(Problem::in_file(&file, format!("cannot be read: {why}")));
+            None
+        }
+    };
+    files.into_iter().filter_map(&mut read_tree).collect()
+}

@@ -1,0 +1,186 @@
+//! The file's own shape: what may be written, under which names, within which bounds.
+//!
+//! Everything is optional, since what is wrong is taken out before the rest is read. What is mandatory, and what has to
+//! fit together, is checked by `settings`. The JSON Schema is made from these types; their doc comments are its texts.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::shape::{Discover, Named, Urls};
+use super::value::{
+    AccessLog, Address, Checked, Count, EndpointName, Folder, HOUR, KIB, LogLevel, MIB, MINUTE, SECOND, Segment, Size,
+    Time, Url,
+};
+
+/// The configuration of nexus-gateway.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    /// Addresses that callers connect to. Default: 127.0.0.1:7280.
+    pub(super) listen: Option<Vec<Option<Listener>>>,
+    /// Where metrics, health and the endpoint table are served.
+    pub(super) admin: Option<Admin>,
+    /// Bounds of the data port.
+    pub(super) server: Option<Server>,
+    /// Temporal clusters that requests can be forwarded to, by a name of your choice.
+    pub(super) clusters: Option<Named<Cluster>>,
+    /// Endpoints defined here; they win over discovered ones of the same name.
+    pub(super) endpoints: Option<Named<Endpoint>>,
+    /// What holds for which requests: first match wins per setting, most specific selector first.
+    pub(super) policies: Option<Vec<Option<Policy>>>,
+    /// Connections to clusters and external handlers.
+    pub(super) upstream: Option<Upstream>,
+    /// What has to outlive the process.
+    pub(super) state: Option<State>,
+    /// The process's own log and the access log.
+    pub(super) log: Option<Log>,
+}
+
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listener {
+    /// IP:PORT; port 0 takes a free one.
+    pub(super) address: Option<Checked<Address>>,
+    /// Whether callers there may steer Temporal's internals by headers. Default: trusted on a loopback address.
+    pub(super) trust: Option<Trust>,
+}
+
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Trust {
+    Trusted,
+    Untrusted,
+}
+
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Admin {
+    /// IP:PORT. Default: 127.0.0.1:7281.
+    pub(super) address: Option<Checked<Address>>,
+}
+
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Server {
+    /// Connections at a time over all listeners, 1 to 1000000. Default: 10000.
+    pub(super) max_connections: Option<Checked<Count<1, 1_000_000>>>,
+    /// Largest request head, 4KiB to 1MiB. Default: 64KiB.
+    pub(super) max_head: Option<Checked<Size<{ 4 * KIB }, MIB>>>,
+    /// Longest time for a request head to arrive, from its first byte, 1s to 1h. Default: 10s.
+    pub(super) head_timeout: Option<Checked<Time<1000, HOUR>>>,
+    /// Longest time that a connection stays open without a request, 1s to 24h. Default: 3m.
+    pub(super) idle_timeout: Option<Checked<Time<1000, { 24 * HOUR }>>>,
+    /// Longest time for requests in flight after SIGTERM, up to 1h. Default: 25s.
+    pub(super) grace: Option<Checked<Time<1, HOUR>>>,
+    /// Worker threads, 1 to 1024; read at start only. Default: the number of cores.
+    pub(super) workers: Option<Checked<Count<1, 1024>>>,
+}
+
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cluster {
+    /// The frontend's HTTP port. Several addresses are balanced; all have the same path.
+    pub(super) url: Option<Urls>,
+    /// Whether and how the cluster's Nexus endpoints are served by name. Default: true.
+    pub(super) discover: Option<Discover>,
+}
+
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DiscoverKeys {
+    /// Time between two polls, 100ms to 1h. Default: 5s.
+    pub(super) every: Option<Checked<Time<100, HOUR>>>,
+    /// Whether External targets of that registry are served too. Default: false.
+    pub(super) externals: Option<bool>,
+}
+
+/// Either `worker` or `external`.
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Endpoint {
+    /// A task queue in one of the clusters.
+    pub(super) worker: Option<Worker>,
+    /// Any Nexus handler over HTTP.
+    pub(super) external: Option<External>,
+}
+
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Worker {
+    /// The name of a cluster. Mandatory.
+    pub(super) cluster: Option<Checked<Segment>>,
+    /// The namespace of the task queue. Mandatory.
+    pub(super) namespace: Option<Checked<Segment>>,
+    /// The task queue that the workers poll. Mandatory.
+    pub(super) task_queue: Option<Checked<Segment>>,
+}
+
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct External {
+    /// What `/SERVICE/OPERATION` is appended to. Mandatory.
+    pub(super) url: Option<Checked<Url>>,
+}
+
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Policy {
+    /// Which requests; left out or empty: every request.
+    pub(super) r#match: Option<Match>,
+    /// Longest time from the request's head to the answer's last byte, up to 1h. Default: 10s.
+    pub(super) timeout: Option<Checked<Time<1, HOUR>>>,
+    /// Largest request body, up to 64MiB. Default: 2MiB.
+    pub(super) max_request_body: Option<Checked<Size<1, { 64 * MIB }>>>,
+    /// Largest answer body, up to 64MiB. Default: 2MiB.
+    pub(super) max_response_body: Option<Checked<Size<1, { 64 * MIB }>>>,
+}
+
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Match {
+    /// An endpoint's name. Left out: every endpoint.
+    pub(super) endpoint: Option<Checked<EndpointName>>,
+    /// A service's name. Left out: every service.
+    pub(super) service: Option<Checked<Segment>>,
+    /// An operation's name. Left out: every operation.
+    pub(super) operation: Option<Checked<Segment>>,
+}
+
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Upstream {
+    /// Longest time for one TCP connect, up to 1m. Default: 2s.
+    pub(super) connect_timeout: Option<Checked<Time<1, MINUTE>>>,
+    /// Idle connections older than this are closed, up to 119s: Temporal frontends close them after 2m. Default: 90s.
+    pub(super) idle_timeout: Option<Checked<Time<1, { 119 * SECOND }>>>,
+    /// Idle connections kept per worker thread and address, 0 to 65536. Default: 256.
+    pub(super) max_idle: Option<Checked<Count<0, 65_536>>>,
+    /// Time between two DNS look-ups of a host name, 100ms to 1h. Default: 10s.
+    pub(super) resolve_every: Option<Checked<Time<100, HOUR>>>,
+}
+
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct State {
+    /// Default: `$STATE_DIRECTORY`, else `$XDG_STATE_HOME/nexus-gateway`, else `~/.local/state/nexus-gateway`.
+    pub(super) directory: Option<Checked<Folder>>,
+}
+
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "the fields are the file's keys")]
+pub(super) struct Log {
+    /// A level, or a filter such as `info,nexus_gateway=debug`. Default: info.
+    pub(super) level: Option<Checked<LogLevel>>,
+    /// Form of the log's lines. Default: text.
+    pub(super) format: Option<LogFormat>,
+    /// One JSON line per request: `stdout` or a file's path. Left out: none.
+    pub(super) access_log: Option<Checked<AccessLog>>,
+}
+
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum LogFormat {
+    Text,
+    Json,
+}

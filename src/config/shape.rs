@@ -1,0 +1,132 @@
+//! The shapes of the file that serde does not derive: mappings that keep their order, and two ways to write one thing.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::Deserialize;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{self, Deserializer, Visitor};
+
+use super::file::DiscoverKeys;
+use super::value::{Checked, Kind, Url};
+use crate::nexus::BaseUrl;
+
+/// A mapping with keys of the user's choice, in the order of the file.
+pub(super) struct Named<T>(pub(super) Vec<(String, Option<T>)>);
+
+/// `url: X` or `url: [X, Y]`.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Urls {
+    One(Checked<Url>),
+    Several(Vec<Option<Checked<Url>>>),
+}
+
+/// `discover: true` or `discover: { every: 5s }`.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Discover {
+    Switch(bool),
+    Keys(DiscoverKeys),
+}
+
+impl Urls {
+    /// Each with its number where it stands in a list; an empty item has no URL.
+    pub(super) fn into_vec(self) -> Vec<(Option<usize>, Option<BaseUrl>)> {
+        match self {
+            Self::One(url) => vec![(None, Some(url.0))],
+            Self::Several(urls) => {
+                urls.into_iter().enumerate().map(|(index, url)| (Some(index), url.map(|url| url.0))).collect()
+            }
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(NamedVisitor(PhantomData))
+    }
+}
+
+struct NamedVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for NamedVisitor<T> {
+    type Value = Named<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a mapping of names, each with its own keys below,")
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Named<T>, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Named(entries))
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Named<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("Named{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        BTreeMap::<String, Option<T>>::json_schema(generator)
+    }
+}
+
+impl<'de> Deserialize<'de> for Urls {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(UrlsVisitor)
+    }
+}
+
+struct UrlsVisitor;
+
+impl<'de> Visitor<'de> for UrlsVisitor {
+    type Value = Urls;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, or a list of them,", Url::EXPECTED)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Urls, E> {
+        Url::from_text(text).map(|url| Urls::One(Checked(url))).map_err(E::custom)
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<Urls, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(list)).map(Urls::Several)
+    }
+}
+
+impl<'de> Deserialize<'de> for Discover {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(DiscoverVisitor)
+    }
+}
+
+struct DiscoverVisitor;
+
+impl<'de> Visitor<'de> for DiscoverVisitor {
+    type Value = Discover;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("`true`, `false` or a mapping such as `{ every: 5s }`")
+    }
+
+    fn visit_bool<E: de::Error>(self, on: bool) -> Result<Discover, E> {
+        Ok(Discover::Switch(on))
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Discover, A::Error> {
+        DiscoverKeys::deserialize(MapAccessDeserializer::new(map)).map(Discover::Keys)
+    }
+}

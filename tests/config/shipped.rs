@@ -1,0 +1,134 @@
+//! The files in `config/`: they load, they are complete, and the schema describes them.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use nexus_gateway::config::{Settings, schema};
+use nexus_gateway::route::{Policy, Selector};
+use saphyr::{LoadableYamlNode, Yaml};
+use serde_json::Value;
+
+use crate::{assert_same_as_file, load_path};
+
+fn shipped() -> Vec<PathBuf> {
+    let entries = Path::new("config").read_dir().expect("a folder");
+    entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .collect()
+}
+
+#[test]
+fn every_file_loads() {
+    assert!(shipped().len() >= 4);
+    for path in shipped() {
+        let settings = load_path(&path).unwrap_or_else(|problems| panic!("{problems:#?}"));
+        assert!(!settings.clusters.is_empty(), "{} serves nothing", path.display());
+    }
+}
+
+#[test]
+fn the_schema_is_fresh() {
+    let text = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
+    assert_same_as_file(Path::new("config/schema.json"), &text, "UPDATE_SCHEMA");
+}
+
+#[test]
+fn the_schema_knows_every_key() {
+    let known = schema_paths();
+    for path in shipped() {
+        let unknown: Vec<_> = yaml_paths(&path).difference(&known).cloned().collect();
+        assert!(unknown.is_empty(), "{}: the schema lacks {unknown:?}", path.display());
+    }
+}
+
+#[test]
+fn the_full_file_has_every_key() {
+    let missing: Vec<_> = schema_paths().difference(&yaml_paths(Path::new("config/gateway.yaml"))).cloned().collect();
+    assert!(missing.is_empty(), "config/gateway.yaml does not explain {missing:?}");
+}
+
+#[test]
+fn the_full_file_shows_the_defaults() {
+    let mut settings = load_path(Path::new("config/gateway.yaml")).unwrap();
+    let minimal = load_path(Path::new("config/minimal.yaml")).unwrap();
+    assert_eq!(settings.clusters[0], minimal.clusters[0], "`discover` has no other default");
+
+    let everything = settings.policies.swap_remove(0);
+    assert_eq!(everything.selector, Selector::default());
+    let Policy { timeout, max_request_body, max_response_body } = Policy::default();
+    assert_eq!(everything.timeout, Some(timeout));
+    assert_eq!(everything.max_request_body, Some(max_request_body));
+    assert_eq!(everything.max_response_body, Some(max_response_body));
+
+    // What is marked as an example in the file.
+    let mut default = Settings::default();
+    default.server.workers = settings.server.workers;
+    default.state = settings.state.clone();
+    default.log.access_log = settings.log.access_log.clone();
+    (default.clusters, default.endpoints, default.policies) =
+        (settings.clusters.clone(), settings.endpoints.clone(), settings.policies.clone());
+    assert_eq!(settings, default);
+}
+
+#[test]
+fn the_schema_gives_each_key_a_text() {
+    let schema = schema();
+    let mut structs: Vec<_> = schema["$defs"].as_object().unwrap().values().collect();
+    structs.push(&schema);
+    for (key, value) in structs.iter().filter_map(|schema| schema["properties"].as_object()).flatten() {
+        assert!(value["description"].is_string(), "`{key}` has no text");
+    }
+}
+
+/// Such as `clusters.*.url`; names of the user's choice become `*`, and lists leave no trace.
+fn yaml_paths(path: &Path) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(path).expect("a text");
+    let mut paths = BTreeSet::new();
+    let documents = Yaml::load_from_str(&text).expect("YAML");
+    collect_yaml(&documents[0], "", &mut paths);
+    paths
+}
+
+fn collect_yaml(yaml: &Yaml<'_>, path: &str, paths: &mut BTreeSet<String>) {
+    for item in yaml.as_sequence().into_iter().flatten() {
+        collect_yaml(item, path, paths);
+    }
+    for (key, value) in yaml.as_mapping().into_iter().flatten() {
+        let named = path == "clusters" || path == "endpoints";
+        let path = join(path, if named { "*" } else { key.as_str().expect("a text") });
+        collect_yaml(value, &path, paths);
+        paths.insert(path);
+    }
+}
+
+fn schema_paths() -> BTreeSet<String> {
+    let root = schema();
+    let mut paths = BTreeSet::new();
+    collect_schema(&root, &root, "", &mut paths);
+    paths
+}
+
+fn collect_schema(root: &Value, schema: &Value, path: &str, paths: &mut BTreeSet<String>) {
+    if let Some(name) = schema["$ref"].as_str().and_then(|reference| reference.strip_prefix("#/$defs/")) {
+        collect_schema(root, &root["$defs"][name], path, paths);
+    }
+    for alternative in schema["anyOf"].as_array().into_iter().flatten() {
+        collect_schema(root, alternative, path, paths);
+    }
+    if schema["items"].is_object() {
+        collect_schema(root, &schema["items"], path, paths);
+    }
+    let named = schema["additionalProperties"].as_object().map(|_| ("*", &schema["additionalProperties"]));
+    let keys = schema["properties"].as_object().into_iter().flatten().map(|(key, value)| (key.as_str(), value));
+    for (key, value) in keys.chain(named) {
+        let path = join(path, key);
+        collect_schema(root, value, &path, paths);
+        paths.insert(path);
+    }
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}

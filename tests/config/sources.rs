@@ -1,0 +1,299 @@
+//! Where settings come from: files, folders, variables, secrets, flags.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Duration;
+
+use nexus_gateway::admission::Trust;
+use nexus_gateway::config::{Overrides, Settings, load};
+use nexus_gateway::nexus::BaseUrl;
+use nexus_gateway::registry::{ClusterSettings, Definition, DiscoverSettings, Target};
+use nexus_gateway::route::{PolicyRule, Selector};
+use nexus_gateway::server::{ListenerSettings, ServerSettings};
+use nexus_gateway::telemetry::{AccessLogTarget, LogFormat, LogSettings};
+use nexus_gateway::upstream::UpstreamSettings;
+use tempfile::tempdir;
+
+use crate::{load_path, load_text, refusal, write};
+
+#[test]
+fn nothing_at_all_gives_the_defaults() {
+    assert_eq!(load(None, &Overrides::default()).1, Ok(Settings::default()));
+    for text in
+        ["", "# nothing\n", "---\n", "listen:\nadmin:\nserver: {}\nclusters:\nendpoints: {}\npolicies: []\nlog:\n"]
+    {
+        assert_eq!(load_text(text), Ok(Settings::default()), "{text:?}");
+    }
+}
+
+#[test]
+fn a_file_is_turned_into_settings() {
+    let settings = load_path(Path::new("config/edge.yaml")).unwrap();
+    assert_eq!(settings.listen[0].trust, Trust::Untrusted);
+    let names: Vec<_> = settings.clusters.iter().map(|cluster| &*cluster.name).collect();
+    assert_eq!(names, ["eu", "us"]);
+    assert_eq!(
+        settings.clusters[0].discover,
+        Some(DiscoverSettings { every: Duration::from_secs(5), externals: false })
+    );
+    assert_eq!(settings.clusters[1].urls.len(), 3);
+    assert_eq!(settings.clusters[1].discover, None);
+    let worker =
+        Target::Worker { cluster: "us".into(), namespace: "payments".into(), task_queue: "payments-nexus".into() };
+    assert_eq!(settings.endpoints[0].target, worker);
+    assert_eq!(settings.policies[2].selector.operation.as_deref(), Some("statement"));
+    assert_eq!(settings.policies[2].max_response_body, Some(8 << 20));
+}
+
+/// All different from their defaults and from each other, so that none can take another one's place.
+#[test]
+fn every_setting_reaches_its_field() {
+    let settings = load_text(
+        "
+listen: [{ address: '127.0.0.1:1', trust: untrusted }, { address: '0.0.0.0:2', trust: trusted }]
+admin: { address: '127.0.0.1:3' }
+server: { max_connections: 4, max_head: 5KiB, head_timeout: 6s, idle_timeout: 9s, grace: 7s, workers: 8 }
+clusters: { home: { url: 'http://a:9/x', discover: { every: 10s, externals: true } } }
+endpoints: { partner: { external: { url: 'http://b:11/y' } } }
+policies:
+  - match: { endpoint: partner, service: S, operation: O }
+    timeout: 12s
+    max_request_body: 13
+    max_response_body: 14
+upstream: { connect_timeout: 15s, idle_timeout: 16s, max_idle: 17, resolve_every: 18s }
+state: { directory: /nineteen }
+log: { level: debug, format: json, access_log: /twenty }",
+    );
+    let seconds = Duration::from_secs;
+    let url = |text| BaseUrl::parse(text).unwrap();
+    let expected = Settings {
+        listen: vec![
+            ListenerSettings { address: "127.0.0.1:1".parse().unwrap(), trust: Trust::Untrusted },
+            ListenerSettings { address: "0.0.0.0:2".parse().unwrap(), trust: Trust::Trusted },
+        ],
+        admin: "127.0.0.1:3".parse().unwrap(),
+        server: ServerSettings {
+            max_connections: 4,
+            max_head: 5 << 10,
+            head_timeout: seconds(6),
+            idle_timeout: seconds(9),
+            grace: seconds(7),
+            workers: 8,
+        },
+        clusters: vec![ClusterSettings {
+            name: "home".into(),
+            urls: vec![url("http://a:9/x")],
+            discover: Some(DiscoverSettings { every: seconds(10), externals: true }),
+        }],
+        endpoints: vec![Definition {
+            name: "partner".into(),
+            id: None,
+            target: Target::External { url: url("http://b:11/y") },
+        }],
+        policies: vec![PolicyRule {
+            selector: Selector {
+                endpoint: Some("partner".into()),
+                service: Some("S".into()),
+                operation: Some("O".into()),
+            },
+            timeout: Some(seconds(12)),
+            max_request_body: Some(13),
+            max_response_body: Some(14),
+        }],
+        upstream: UpstreamSettings {
+            connect_timeout: seconds(15),
+            idle_timeout: seconds(16),
+            max_idle: 17,
+            resolve_every: seconds(18),
+        },
+        state: Some("/nineteen".into()),
+        log: LogSettings {
+            level: "debug".into(),
+            format: LogFormat::Json,
+            access_log: Some(AccessLogTarget::File("/twenty".into())),
+        },
+    };
+    assert_eq!(settings, Ok(expected));
+}
+
+#[test]
+fn order_is_that_of_the_file() {
+    let settings = load_text("clusters: {z: {url: 'http://z'}, a: {url: 'http://a'}, m: {url: 'http://m'}}").unwrap();
+    let names: Vec<_> = settings.clusters.iter().map(|cluster| &*cluster.name).collect();
+    assert_eq!(names, ["z", "a", "m"]);
+}
+
+#[test]
+fn only_loopback_addresses_are_trusted_by_default() {
+    for (address, trust) in [
+        ("127.0.0.1:1", Trust::Trusted),
+        ("127.8.8.8:1", Trust::Trusted),
+        ("[::1]:1", Trust::Trusted),
+        ("[::ffff:127.0.0.1]:1", Trust::Trusted),
+        ("0.0.0.0:1", Trust::Untrusted),
+        ("[::]:1", Trust::Untrusted),
+        ("10.0.0.1:1", Trust::Untrusted),
+    ] {
+        let settings = load_text(&format!("listen: [address: '{address}']")).unwrap();
+        assert_eq!(settings.listen[0].trust, trust, "{address}");
+    }
+    let settings = load_text("listen: [{ address: '0.0.0.0:1', trust: trusted }]").unwrap();
+    assert_eq!(settings.listen[0].trust, Trust::Trusted);
+}
+
+#[test]
+fn anchors_and_aliases_work() {
+    let settings = load_text("server: { grace: &time 3s, head_timeout: *time }").unwrap();
+    assert_eq!((settings.server.grace, settings.server.head_timeout), (Duration::from_secs(3), Duration::from_secs(3)));
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let overrides = Overrides {
+        clusters: vec!["http://127.0.0.1:7300/base".into()],
+        listen: "0.0.0.0:1".parse().ok(),
+        admin: "127.0.0.1:2".parse().ok(),
+        state: Some("/tmp/state".into()),
+    };
+    let settings = load(Some(Path::new("config/gateway.yaml")), &overrides).1.unwrap();
+    assert_eq!(settings.listen.len(), 1);
+    assert_eq!(Some(settings.listen[0].address), overrides.listen);
+    assert_eq!(settings.listen[0].trust, Trust::Untrusted);
+    assert_eq!(Some(settings.admin), overrides.admin);
+    assert_eq!(settings.state, overrides.state);
+    let names: Vec<_> = settings.clusters.iter().map(|cluster| &*cluster.name).collect();
+    assert_eq!(names, ["home", "overseas", "127.0.0.1:7300"]);
+    assert_eq!(&*settings.clusters[2].urls[0].path, "/base");
+    assert!(settings.clusters[2].discover.is_some());
+}
+
+#[test]
+fn a_folder_is_merged_in_name_order() {
+    let folder = tempdir().unwrap();
+    write(folder.path(), "20-b.yml", "clusters: {b: {url: 'http://b'}}\npolicies: [timeout: 2s]\nserver: {workers: 3}");
+    write(
+        folder.path(),
+        "10-a.yaml",
+        "clusters: {a: {url: 'http://a'}}\npolicies: [max_request_body: 1]\nserver: {grace: 1s}",
+    );
+    write(folder.path(), "15-empty.yaml", "clusters:\n");
+    write(folder.path(), "notes.txt", "not: [yaml");
+    write(folder.path(), ".#10-a.yaml", "not: [yaml");
+    fs::create_dir(folder.path().join("sub.yaml")).unwrap();
+    let settings = load_path(folder.path()).unwrap();
+    let names: Vec<_> = settings.clusters.iter().map(|cluster| &*cluster.name).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(settings.policies[0].max_request_body, Some(1));
+    assert_eq!(settings.policies[1].timeout, Some(Duration::from_secs(2)));
+    assert_eq!((settings.server.workers, settings.server.grace), (3, Duration::from_secs(1)));
+}
+
+/// Kubernetes mounts a `ConfigMap` as links through `..data`, and swaps that link when it changes.
+#[test]
+fn a_swapped_folder_is_noticed() {
+    let folder = tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for (version, timeout) in [("..v1", "1s"), ("..v2", "2s")] {
+        fs::create_dir(path(version)).unwrap();
+        write(&path(version), "gateway.yaml", &format!("policies: [timeout: {timeout}]"));
+    }
+    symlink("..v1", path("..data")).unwrap();
+    symlink("..data/gateway.yaml", path("gateway.yaml")).unwrap();
+    let (before, settings) = load(Some(folder.path()), &Overrides::default());
+    assert_eq!(settings.unwrap().policies[0].timeout, Some(Duration::from_secs(1)));
+
+    symlink("..v2", path("..next")).unwrap();
+    fs::rename(path("..next"), path("..data")).unwrap();
+    let (after, settings) = load(Some(folder.path()), &Overrides::default());
+    assert_eq!(settings.unwrap().policies[0].timeout, Some(Duration::from_secs(2)));
+    assert_ne!(before, after);
+}
+
+#[test]
+fn variables_and_files_expand_in_any_text() {
+    let folder = tempdir().unwrap();
+    let secret = write(folder.path(), "queue", "orders-tq\n");
+    let settings = load_text(&format!(
+        "clusters: {{home: {{url: 'http://${{env:CARGO_PKG_NAME}}:7243'}}}}
+endpoints:
+  orders: {{worker: {{cluster: home, namespace: a$$b, task_queue: '${{file:{}}}'}}}}",
+        secret.display()
+    ))
+    .unwrap();
+    assert_eq!(&*settings.clusters[0].urls[0].host, "nexus-gateway");
+    let worker = Target::Worker { cluster: "home".into(), namespace: "a$b".into(), task_queue: "orders-tq".into() };
+    assert_eq!(settings.endpoints[0].target, worker);
+}
+
+#[test]
+fn numbers_may_come_from_variables() {
+    let folder = tempdir().unwrap();
+    let number = write(folder.path(), "number", "12");
+    let text = format!("server: {{max_connections: '${{file:{0}}}', max_head: '${{file:{0}}}KiB'}}", number.display());
+    let server = load_text(&text).unwrap().server;
+    assert_eq!((server.max_connections, server.max_head), (12, 12 << 10));
+}
+
+/// Each kind of value, and each check that comes after.
+#[test]
+fn expanded_values_never_show_in_messages() {
+    let folder = tempdir().unwrap();
+    let secret = write(folder.path(), "secret", "hunter2_");
+    let url = write(folder.path(), "url", "http://hunter2.example");
+    for text in [
+        "listen: [{address: 'SECRET', trust: 'SECRET'}]\nadmin: 'SECRET'",
+        "server: {max_head: 'SECRET', workers: 'SECRET', grace: 'SECRET'}",
+        "clusters: {home: {url: 'SECRET', discover: 'SECRET'}}",
+        "clusters: {home: {url: ['http://u:SECRET@a', 'https://SECRET', 'x-SECRET']}}",
+        "clusters: {home: {url: 'URL', discover: {every: 'SECRET', externals: 'SECRET'}}}",
+        "clusters: {home: {url: ['URL', 'URL/SECRET']}, away: {url: 'URL'}}",
+        "clusters: {hunter: {url: 'http://a'}}\nendpoints: {ab: {worker: {cluster: 'SECRET', namespace: n}}}",
+        "endpoints: {ab: {worker: 'SECRET', external: {url: 'https://SECRET'}}}",
+        "policies: [{match: {endpoint: 'SECRET'}, timeout: 'SECRET', max_request_body: 'SECRET'}, 'SECRET']",
+        "upstream: {max_idle: 'SECRET', idle_timeout: '1SECRET'}",
+        "log: {level: 'SECRET', format: 'SECRET', access_log: 'SECRET'}",
+        "state: 'SECRET'",
+        "'SECRET'",
+    ] {
+        let text = text.replace("SECRET", &format!("${{file:{}}}", secret.display()));
+        let text = text.replace("URL", &format!("${{file:{}}}", url.display()));
+        let report = refusal(load_text(&text));
+        assert!(!report.contains("hunter2") && report.contains("the expanded value"), "{text}\n{report}");
+    }
+}
+
+#[test]
+fn inputs_change_with_what_was_read() {
+    let folder = tempdir().unwrap();
+    let secret = folder.path().join("namespace");
+    let text = format!("state: {{directory: '${{file:{}}}'}}", secret.display());
+    let path = write(folder.path(), "gateway.yaml", &text);
+    let inputs = || load(Some(&path), &Overrides::default()).0;
+
+    let missing = inputs();
+    assert_eq!(missing, inputs());
+    write(folder.path(), "namespace", "one");
+    let one = inputs();
+    assert_ne!(missing, one);
+    assert_eq!(one, inputs());
+    write(folder.path(), "namespace", "two");
+    let two = inputs();
+    assert_ne!(one, two);
+    write(folder.path(), "gateway.yaml", &format!("# The same settings.\n{text}"));
+    assert_ne!(two, inputs());
+    assert_eq!(two.files().collect::<Vec<_>>(), [&*path, &*secret]);
+    assert!(!format!("{two:?}").contains("two"), "texts may be secrets");
+}
+
+#[test]
+fn inputs_change_with_a_folder() {
+    let folder = tempdir().unwrap();
+    let inputs = || load(Some(folder.path()), &Overrides::default()).0;
+    let empty = inputs();
+    write(folder.path(), "a.yaml", "");
+    let one = inputs();
+    assert_ne!(empty, one);
+    write(folder.path(), "b.yaml", "");
+    assert_ne!(one, inputs());
+}
