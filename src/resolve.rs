@@ -1,0 +1,91 @@
+//! `nexus-gateway resolve`: where an endpoint leads, by which source, under which policy, and why.
+
+use std::fmt::{Display, Write};
+use std::sync::Arc;
+
+use crate::config::Settings;
+use crate::registry::{CONFIGURATION, LookUp, Registry};
+use crate::route::{Decided, Router, Table};
+use crate::run::plan;
+use crate::telemetry::Telemetry;
+
+/// What there is to say of a name.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Resolved {
+    /// The endpoint exists: several lines of text.
+    Found(String),
+    /// Every source says that there is none.
+    Absent,
+    /// A source that might have it did not answer.
+    Unavailable(String),
+}
+
+/// Asks the sources of `settings` for `name`.
+pub async fn resolve(settings: Settings, name: &str, service: &str, operation: &str) -> Resolved {
+    let router = Arc::new(Router::new(Telemetry::new(), 1));
+    let publish_to = Arc::clone(&router);
+    let registry = Registry::new(move |snapshot| publish_to.apply(snapshot), None);
+    router.configure(plan(&settings.clusters, settings.policies.clone(), settings.upstream.clone()));
+    registry.configure(&settings.clusters, settings.endpoints);
+
+    // Also where the configuration has the name: a cluster may have it, too.
+    let looked_up = registry.look_up(name).await;
+    let table = router.table();
+    match (router.find(name), looked_up) {
+        (Some(endpoint), looked_up) => {
+            let mut text = describe(&table, &endpoint, service, operation);
+            if let LookUp::Unavailable(why) = looked_up {
+                line(&mut text, "warning", format!("not every source could be asked: {why}"));
+            }
+            Resolved::Found(text)
+        }
+        (None, LookUp::Unavailable(why)) => Resolved::Unavailable(why),
+        (None, _) => Resolved::Absent,
+    }
+}
+
+fn describe(table: &Table, endpoint: &crate::route::Endpoint, service: &str, operation: &str) -> String {
+    let entry = endpoint.entry();
+    let mut text = String::new();
+    line(&mut text, "endpoint", endpoint.name());
+    if let Some(id) = &entry.definition.id {
+        line(&mut text, "id", id);
+    }
+    let from_configuration = &*entry.source == CONFIGURATION;
+    line(
+        &mut text,
+        "source",
+        if from_configuration {
+            "the configuration".into()
+        } else {
+            format!("the registry of cluster {}", entry.source)
+        },
+    );
+    for conflict in table.conflicts().iter().filter(|conflict| *conflict.name == *endpoint.name()) {
+        line(
+            &mut text,
+            "hidden",
+            format!("cluster {} defines this name too; {} comes first", conflict.loser, conflict.winner),
+        );
+    }
+    line(&mut text, "target", &entry.definition.target);
+    let addresses: Vec<_> = endpoint.upstream().addresses().iter().map(ToString::to_string).collect();
+    let addresses = if addresses.is_empty() { endpoint.upstream().name().to_owned() } else { addresses.join(", ") };
+    line(&mut text, "goes to", format!("{}{{service}}/{{operation}} at {addresses}", endpoint.prefix()));
+
+    let decision = table.explain(endpoint.name(), service, operation);
+    line(&mut text, "timeout", because(decision.timeout, |timeout| format!("{timeout:?}")));
+    line(&mut text, "max_request_body", because(decision.max_request_body, |bytes| format!("{bytes} bytes")));
+    line(&mut text, "max_response_body", because(decision.max_response_body, |bytes| format!("{bytes} bytes")));
+    text
+}
+
+fn because<T>(decided: Decided<T>, show: impl Fn(T) -> String) -> String {
+    let why = decided.rule.map_or("the default".into(), |rule| format!("policies[{rule}]"));
+    format!("{} ({why})", show(decided.value))
+}
+
+fn line(text: &mut String, label: &str, value: impl Display) {
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "{label:<18} {value}");
+}

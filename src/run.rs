@@ -1,0 +1,259 @@
+//! A running gateway: everything built and wired, reconfigured, drained.
+//!
+//! What is made here is passed down; there is no global state. A new configuration is taken whole or not at all:
+//! whatever can fail is done before anything is changed.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::admin::Admin;
+use crate::config::Settings;
+use crate::gateway::Gateway;
+use crate::registry::{ClusterSettings, Registry};
+use crate::route::{Plan, Policies, Router};
+use crate::server::{Bound, Phase, Server};
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::{AccessLogTarget, Telemetry};
+use crate::upstream::UpstreamSettings;
+
+/// Why settings that are well-formed cannot be put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// An address cannot be bound.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// The access log cannot be opened.
+    #[error("cannot open the access log {path}: {source}")]
+    AccessLog {
+        /// Where it should be.
+        path: String,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// A thread cannot be started.
+    #[error("cannot start a worker thread: {0}")]
+    Thread(io::Error),
+}
+
+/// A gateway that serves.
+pub struct Running {
+    router: Arc<Router>,
+    registry: Arc<Registry>,
+    telemetry: Arc<Telemetry>,
+    server: Server,
+    phase: watch::Sender<Phase>,
+    current: Mutex<Current>,
+}
+
+/// What is in force.
+struct Current {
+    settings: Settings,
+    admin: AdminPort,
+}
+
+struct AdminPort {
+    bound: SocketAddr,
+    task: AbortHandle,
+}
+
+impl Drop for AdminPort {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// How draining went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// Every request in flight was answered.
+    Clean,
+    /// So many connections were cut when the time was over.
+    Cut(usize),
+}
+
+impl Running {
+    /// Starts a gateway on the current runtime, with worker threads of its own.
+    pub async fn start(settings: Settings) -> Result<Self, ApplyError> {
+        let telemetry = Telemetry::new();
+        telemetry.last_reload_successful.set(1);
+        let router = Arc::new(Router::new(Arc::clone(&telemetry), settings.server.workers));
+        let publish_to = Arc::clone(&router);
+        let registry = Registry::new(move |snapshot| publish_to.apply(snapshot), settings.state.clone());
+        let gateway = Arc::new(Gateway::new(Arc::clone(&router), Arc::clone(&registry), Arc::clone(&telemetry)));
+        let (phase, in_phase) = watch::channel(Phase::Serving);
+        let server = Server::start(settings.server.clone(), &gateway, Arc::clone(&telemetry), &in_phase)
+            .map_err(ApplyError::Thread)?;
+
+        // The admin port first: a probe that comes while the data ports are bound is told that nothing is ready.
+        let admin = Admin {
+            router: Arc::clone(&router),
+            registry: Arc::clone(&registry),
+            telemetry: Arc::clone(&telemetry),
+            phase: in_phase,
+        };
+        let data = server.bind(&settings.listen).map_err(bind_error)?;
+        let admin = serve_admin(admin, settings.admin).await?;
+        telemetry.log_to(open_access_log(settings.log.access_log.as_ref())?);
+
+        let current = Mutex::new(Current { settings: settings.clone(), admin });
+        let running = Self { router, registry, telemetry, server, phase, current };
+        running.put_in_force(&settings, data);
+        Ok(running)
+    }
+
+    /// Puts new settings in force, whole or not at all.
+    pub async fn apply(&self, settings: Settings) -> Result<(), ApplyError> {
+        let before = self.lock().settings.clone();
+        let data = self.server.bind(&settings.listen).map_err(bind_error)?;
+        let admin =
+            if settings.admin == before.admin { None } else { Some(serve_admin(self.admin(), settings.admin).await?) };
+        if settings.log.access_log != before.log.access_log {
+            self.telemetry.log_to(open_access_log(settings.log.access_log.as_ref())?);
+        }
+        warn_of_restart(&before, &settings);
+
+        self.put_in_force(&settings, data);
+        let mut current = self.lock();
+        current.settings = settings;
+        if let Some(admin) = admin {
+            current.admin = admin;
+        }
+        Ok(())
+    }
+
+    fn put_in_force(&self, settings: &Settings, data: Vec<Bound>) {
+        self.router.configure(plan(&settings.clusters, settings.policies.clone(), settings.upstream.clone()));
+        self.registry.configure(&settings.clusters, settings.endpoints.clone());
+        self.server.configure(settings.server.clone(), &settings.listen, data);
+    }
+
+    /// Addresses of the data port.
+    pub fn data_addresses(&self) -> Vec<SocketAddr> {
+        self.server.addresses()
+    }
+
+    /// Address of the admin port.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.lock().admin.bound
+    }
+
+    /// Metrics.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
+    /// The table in force.
+    pub fn router(&self) -> &Router {
+        &self.router
+    }
+
+    /// The sources of endpoints.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// Takes no more connections and lets requests in flight end, for as long as the settings say or until `cut`.
+    pub async fn drain(self, cut: impl Future<Output = ()>) -> Drained {
+        let grace = self.lock().settings.server.grace;
+        let open = self.server.open_connections();
+        let began = Instant::now();
+        tracing::info!(connections = open.count(), grace_seconds = grace.as_secs_f64(), "draining");
+        self.phase.send_replace(Phase::Draining);
+        self.server.close();
+
+        let Self { server, phase, current, .. } = self;
+        let cut = async {
+            tokio::select! {
+                () = cut => {}
+                () = tokio::time::sleep(grace) => {}
+            }
+        };
+        let mut joined = std::pin::pin!(server.join());
+        let drained = tokio::select! {
+            () = &mut joined => Drained::Clean,
+            () = cut => Drained::Cut(open.count()),
+        };
+        if let Drained::Cut(connections) = drained {
+            tracing::warn!(connections, "ending with requests in flight");
+            phase.send_replace(Phase::Ending);
+            joined.await;
+        }
+        drop(current);
+        tracing::info!(seconds = began.elapsed().as_secs_f64(), "drained");
+        drained
+    }
+
+    fn admin(&self) -> Admin {
+        Admin {
+            router: Arc::clone(&self.router),
+            registry: Arc::clone(&self.registry),
+            telemetry: Arc::clone(&self.telemetry),
+            phase: self.phase.subscribe(),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What routing needs of the settings.
+pub fn plan(clusters: &[ClusterSettings], rules: Vec<crate::route::PolicyRule>, upstream: UpstreamSettings) -> Plan {
+    let addresses = clusters.iter().map(|cluster| (Arc::clone(&cluster.name), cluster.urls.clone()));
+    Plan { policies: Policies::new(rules), clusters: addresses.collect::<HashMap<_, _>>(), upstream }
+}
+
+async fn serve_admin(admin: Admin, address: SocketAddr) -> Result<AdminPort, ApplyError> {
+    let listening = async {
+        let socket = TcpListener::bind(address).await?;
+        let bound = socket.local_addr()?;
+        Ok((socket, bound))
+    };
+    let (socket, bound) = listening.await.map_err(|source| ApplyError::Bind { address, source })?;
+    tracing::info!(address = %bound, "admin port listening");
+    let task = tokio::spawn(async move {
+        if let Err(error) = admin.serve(socket).await {
+            tracing::error!(%error, "the admin port ended");
+        }
+    });
+    Ok(AdminPort { bound, task: task.abort_handle() })
+}
+
+fn open_access_log(target: Option<&AccessLogTarget>) -> Result<Option<AccessLog>, ApplyError> {
+    target.map(AccessLog::open).transpose().map_err(|source| {
+        let path = match target {
+            Some(AccessLogTarget::File(path)) => path.display().to_string(),
+            _ => "stdout".into(),
+        };
+        ApplyError::AccessLog { path, source }
+    })
+}
+
+fn bind_error((address, source): (SocketAddr, io::Error)) -> ApplyError {
+    ApplyError::Bind { address, source }
+}
+
+fn warn_of_restart(before: &Settings, now: &Settings) {
+    let differ = [
+        ("server.workers", before.server.workers != now.server.workers),
+        ("state.directory", before.state != now.state),
+        ("log.format", before.log.format != now.log.format),
+    ];
+    for (setting, differs) in differ {
+        if differs {
+            tracing::warn!(setting, "changed, but read at start only: restart to put it in force");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! What a connection is doing and since when, so that those that hold on without a request can be closed.
+//!
+//! The alternative is a timer per request head. A tick that looks at all connections now and then costs a request
+//! two relaxed stores and no allocation.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A clock that only ticks, shared by the connections of a worker.
+#[derive(Default)]
+pub(super) struct Ticks(AtomicU32);
+
+impl Ticks {
+    pub(super) fn advance(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing has come since the last answer.
+    Idle,
+    /// A request head has begun to arrive.
+    Head,
+    /// A request is being answered.
+    Busy,
+}
+
+/// The pulse of one connection.
+pub(super) struct Pulse {
+    ticks: Arc<Ticks>,
+    /// The state in the upper half, the tick at which it began in the lower.
+    since: AtomicU64,
+}
+
+impl Pulse {
+    pub(super) fn new(ticks: &Arc<Ticks>) -> Self {
+        let pulse = Self { ticks: Arc::clone(ticks), since: AtomicU64::new(0) };
+        pulse.enter(State::Idle);
+        pulse
+    }
+
+    /// A request's head is complete.
+    pub(super) fn busy(&self) {
+        self.enter(State::Busy);
+    }
+
+    /// A request's answer is complete.
+    pub(super) fn idle(&self) {
+        self.enter(State::Idle);
+    }
+
+    /// Bytes came.
+    fn read(&self) {
+        if self.state().0 == State::Idle {
+            self.enter(State::Head);
+        }
+    }
+
+    /// Whether the connection has been waiting for a head, or for its end, longer than it may.
+    pub(super) fn is_overdue(&self, tick: Duration, head_timeout: Duration, idle_timeout: Duration) -> bool {
+        let (state, since) = self.state();
+        let waited = tick * self.ticks.now().wrapping_sub(since);
+        match state {
+            State::Idle => waited > idle_timeout,
+            State::Head => waited > head_timeout,
+            State::Busy => false,
+        }
+    }
+
+    fn enter(&self, state: State) {
+        self.since.store((state as u64) << 32 | u64::from(self.ticks.now()), Ordering::Relaxed);
+    }
+
+    fn state(&self) -> (State, u32) {
+        let since = self.since.load(Ordering::Relaxed);
+        let state = match since >> 32 {
+            0 => State::Idle,
+            1 => State::Head,
+            _ => State::Busy,
+        };
+        // The lower half is the tick.
+        #[allow(clippy::cast_possible_truncation)]
+        (state, since as u32)
+    }
+}
+
+/// A stream that tells a pulse when bytes come.
+pub(super) struct Watched<S> {
+    pub(super) stream: S,
+    pub(super) pulse: Arc<Pulse>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.pulse.read();
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// While this lives, a request is being answered.
+pub(super) struct Beat(Arc<Pulse>);
+
+impl Beat {
+    pub(super) fn begin(pulse: &Arc<Pulse>) -> Self {
+        pulse.busy();
+        Self(Arc::clone(pulse))
+    }
+}
+
+impl Drop for Beat {
+    fn drop(&mut self) {
+        self.0.idle();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn overdue(pulse: &Pulse) -> bool {
+        pulse.is_overdue(SECOND, 2 * SECOND, 5 * SECOND)
+    }
+
+    #[test]
+    fn heads_and_idleness_have_their_own_limits() {
+        let ticks = Arc::new(Ticks::default());
+        let pulse = Arc::new(Pulse::new(&ticks));
+        (0..5).for_each(|_| ticks.advance());
+        assert!(!overdue(&pulse));
+        ticks.advance();
+        assert!(overdue(&pulse));
+
+        pulse.read();
+        assert!(!overdue(&pulse));
+        (0..2).for_each(|_| ticks.advance());
+        pulse.read();
+        assert!(!overdue(&pulse));
+        ticks.advance();
+        assert!(overdue(&pulse), "more bytes of the same head give no more time");
+
+        let beat = Beat::begin(&pulse);
+        (0..100).for_each(|_| ticks.advance());
+        pulse.read();
+        assert!(!overdue(&pulse));
+        drop(beat);
+        assert!(!overdue(&pulse));
+        (0..6).for_each(|_| ticks.advance());
+        assert!(overdue(&pulse));
+    }
+}

@@ -1,0 +1,157 @@
+//! A worker thread: an event loop and its share of the connections.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+use tokio::time::MissedTickBehavior;
+
+use super::pulse::{Beat, Pulse, Ticks, Watched};
+use super::{OpenConnection, Phase, ServerSettings};
+use crate::admission::Caller;
+use crate::gateway::Gateway;
+use crate::telemetry::Telemetry;
+
+/// Time between two looks at the connections.
+const TICK: Duration = Duration::from_millis(500);
+
+/// A connection on its way to a worker.
+pub(super) struct Accepted {
+    pub(super) stream: std::net::TcpStream,
+    pub(super) caller: Caller,
+    pub(super) settings: Arc<ServerSettings>,
+    pub(super) open: OpenConnection,
+}
+
+/// Starts worker `id`.
+pub(super) fn start(
+    id: usize,
+    inbox: mpsc::UnboundedReceiver<Accepted>,
+    gateway: Arc<Gateway>,
+    telemetry: Arc<Telemetry>,
+    phase: watch::Receiver<Phase>,
+) -> io::Result<std::thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let worker = Worker { id, gateway, telemetry, ticks: Arc::default(), watched: Vec::new() };
+    std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || runtime.block_on(worker.run(inbox, phase)))
+}
+
+struct Worker {
+    id: usize,
+    gateway: Arc<Gateway>,
+    telemetry: Arc<Telemetry>,
+    ticks: Arc<Ticks>,
+    watched: Vec<WatchedConnection>,
+}
+
+/// A connection as the reaper sees it.
+struct WatchedConnection {
+    pulse: Arc<Pulse>,
+    settings: Arc<ServerSettings>,
+    task: AbortHandle,
+}
+
+impl Worker {
+    /// Serves what comes until told to drain, then what is left until it is done or told to end.
+    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Accepted>, mut phase: watch::Receiver<Phase>) {
+        let connections = GracefulShutdown::new();
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                Some(accepted) = inbox.recv() => self.serve(accepted, &connections),
+                _ = ticks.tick() => self.reap(),
+                _ = phase.wait_for(|phase| *phase >= Phase::Draining) => break,
+            }
+        }
+        // What was accepted before the listeners closed is served, too.
+        inbox.close();
+        while let Ok(accepted) = inbox.try_recv() {
+            self.serve(accepted, &connections);
+        }
+        let mut drained = pin!(connections.shutdown());
+        tokio::select! {
+            () = &mut drained => {}
+            _ = phase.wait_for(|phase| *phase == Phase::Ending) => {}
+        }
+    }
+
+    fn serve(&mut self, accepted: Accepted, connections: &GracefulShutdown) {
+        let Accepted { stream, caller, settings, open } = accepted;
+        let stream = match TcpStream::from_std(stream).and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
+            Ok(stream) => stream,
+            Err(error) => return tracing::debug!(%error, "a connection was lost before its first request"),
+        };
+        let pulse = Arc::new(Pulse::new(&self.ticks));
+        let io = TokioIo::new(Watched { stream, pulse: Arc::clone(&pulse) });
+        let (gateway, id, beat_of) = (Arc::clone(&self.gateway), self.id, Arc::clone(&pulse));
+        let service = service_fn(move |request: Request<Incoming>| {
+            let gateway = Arc::clone(&gateway);
+            let beat = Beat::begin(&beat_of);
+            async move {
+                let answer = gateway.serve(id, &caller, request).await;
+                Ok::<_, Infallible>(answer.map(|body| Answering { body, _beat: beat }))
+            }
+        });
+        // Timers are the reaper's: see `pulse`.
+        let connection = http1::Builder::new().max_header_size(settings.max_head).serve_connection(io, service);
+        let connection = connections.watch(connection);
+        let task = tokio::spawn(async move {
+            let _open = open;
+            if let Err(error) = connection.await {
+                tracing::debug!(peer = %caller.peer(), %error, "connection ended");
+            }
+        });
+        self.watched.push(WatchedConnection { pulse, settings, task: task.abort_handle() });
+    }
+
+    /// Closes connections that hold on for too long without a request.
+    fn reap(&mut self) {
+        self.ticks.advance();
+        self.watched.retain(|connection| {
+            let ServerSettings { head_timeout, idle_timeout, .. } = *connection.settings;
+            if !connection.task.is_finished() && connection.pulse.is_overdue(TICK, head_timeout, idle_timeout) {
+                connection.task.abort();
+                self.telemetry.connections_reaped.inc();
+            }
+            !connection.task.is_finished()
+        });
+    }
+}
+
+/// An answer's body; its connection is busy as long as it lives.
+struct Answering<B> {
+    body: B,
+    _beat: Beat,
+}
+
+impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Answering<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
