@@ -4,6 +4,7 @@
 //! caller the truth about retrying: a Temporal caller gives up for good on a load balancer's 404 and retries its 502
 //! page for ever.
 
+use std::io::ErrorKind::{InvalidData, InvalidInput};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -310,7 +311,8 @@ fn malformed(what: &str) -> Failure {
 }
 
 fn torn(error: &hyper::Error) -> Failure {
-    if error.is_parse() {
+    let decoding = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    if error.is_parse() || decoding.is_some_and(|error| matches!(error.kind(), InvalidInput | InvalidData)) {
         return malformed("its body is not well-formed HTTP");
     }
     Failure::new(Reason::UpstreamReset, "the upstream closed the connection inside its answer")

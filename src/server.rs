@@ -48,8 +48,8 @@ pub struct ServerSettings {
     pub max_head: usize,
     /// Longest time for a request head to arrive, from its first byte.
     pub head_timeout: Duration,
-    /// Longest time that a connection stays open without a request. Longer than the 90 s after which Go clients close
-    /// idle connections, so that it is them who close.
+    /// Longest time that a connection stays open without a request, or with an answer that its caller does not read.
+    /// Longer than the 90 s after which Go clients close idle connections, so that it is them who close.
     pub idle_timeout: Duration,
     /// Longest time that requests in flight may go on after SIGTERM.
     pub grace: Duration,
@@ -152,9 +152,10 @@ impl Server {
         let mut listeners = self.lock();
         listeners.retain(|address, listener| {
             let kept = wanted.iter().find(|wanted| wanted.address == *address);
-            match kept {
-                Some(settings) => listener.trusted.store(settings.trust == Trust::Trusted, Ordering::Relaxed),
-                None => tracing::info!(address = %listener.bound, "data port closed"),
+            if let Some(settings) = kept {
+                listener.trusted.store(settings.trust == Trust::Trusted, Ordering::Relaxed);
+            } else {
+                tracing::info!(address = %listener.bound, "data port closed");
             }
             kept.is_some()
         });

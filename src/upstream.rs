@@ -154,7 +154,9 @@ impl Upstream {
         last_start: Instant,
         sent: &AtomicBool,
     ) -> Result<(response::Parts, Exchange), SendError> {
-        if let Some(lease) = self.idle(worker).await? {
+        let address = self.next_address().await?;
+        if let Some(connection) = address.take(worker) {
+            let lease = self.lease(worker, Arc::clone(&address), connection);
             sent.store(true, Ordering::Relaxed);
             match lease.exchange(request).await {
                 Err(SendError::Reset(..)) if Instant::now() <= last_start => {
@@ -163,24 +165,26 @@ impl Upstream {
                 done => return done,
             }
         }
-        let lease = self.connect(worker, last_start).await?;
+        let lease = self.connect(worker, address, last_start).await?;
         sent.store(true, Ordering::Relaxed);
         lease.exchange(request).await
     }
 
-    /// An idle connection to the address whose turn it is.
-    async fn idle(&self, worker: usize) -> Result<Option<Lease>, SendError> {
-        let address = match self.balancer.next(Instant::now()) {
-            Some(address) => address,
-            None => self.first_address().await?,
-        };
-        Ok(address.take(worker).map(|connection| self.lease(worker, address, connection)))
+    /// The address whose turn it is.
+    async fn next_address(&self) -> Result<Arc<Address>, SendError> {
+        match self.balancer.next(Instant::now()) {
+            Some(address) => Ok(address),
+            None => self.first_address().await,
+        }
     }
 
-    /// A new connection to the first address that takes one.
-    async fn connect(&self, worker: usize, last_start: Instant) -> Result<Lease, SendError> {
+    /// A new connection to `first`, or else to the first of the others that takes one.
+    async fn connect(&self, worker: usize, first: Arc<Address>, last_start: Instant) -> Result<Lease, SendError> {
         let mut failures = Vec::new();
-        for address in self.balancer.in_turn(Instant::now()) {
+        // Their order is taken now: it changes with each refusal.
+        let others = self.balancer.in_turn(Instant::now()).filter(|other| !Arc::ptr_eq(other, &first));
+        let others: Vec<_> = others.collect();
+        for address in std::iter::once(first).chain(others) {
             match Connection::open(address.socket(), self.settings.connect_timeout).await {
                 Ok(connection) => {
                     self.counts.connected.fetch_add(1, Ordering::Relaxed);

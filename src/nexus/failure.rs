@@ -199,8 +199,13 @@ pub fn is_started(answer_headers: &HeaderMap, body: &[u8]) -> bool {
         state: Cow<'a, str>,
     }
     is_json(answer_headers)
-        && serde_json::from_slice::<Info<'_>>(body)
-            .is_ok_and(|info| info.state == "running" && !(info.token.is_empty() && info.id.is_empty()))
+        && object::<Info<'_>>(body)
+            .is_some_and(|info| info.state == "running" && !(info.token.is_empty() && info.id.is_empty()))
+}
+
+/// Reads a JSON object; a list of the same values would be read as well.
+fn object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
+    body.trim_ascii_start().starts_with(b"{").then(|| serde_json::from_slice(body).ok())?
 }
 
 /// The operation state that the body of a 424 gives, where it is an operation error.
@@ -234,7 +239,7 @@ struct Said {
 
 impl<'a> Wire<'a> {
     fn read(body: &'a [u8]) -> Option<Self> {
-        let wire: Self = serde_json::from_slice(body).ok()?;
+        let wire: Self = object(body)?;
         (wire.code.is_none() && !wire.message.is_empty() || wire.metadata.is_some()).then_some(wire)
     }
 
@@ -371,9 +376,7 @@ mod tests {
         ] {
             assert!(is_started(&json(), good.as_bytes()), "{good}");
         }
-        for bad in
-            ["", "{}", r#"{"token":"","state":"running"}"#, r#"{"token":"t","state":"failed"}"#, r#"{"token":"t"}"#]
-        {
+        for bad in ["", "{}", r#"["t","t","running"]"#, r#"{"token":"","state":"running"}"#, r#"{"token":"t"}"#] {
             assert!(!is_started(&json(), bad.as_bytes()), "{bad}");
         }
         assert!(!is_started(&HeaderMap::new(), br#"{"token":"t","state":"running"}"#));

@@ -28,6 +28,7 @@ pub static GATEWAY_FAILURE: HeaderName = HeaderName::from_static("nexus-gateway-
 /// unless `internal`, also what steers priority and forwarding inside Temporal.
 pub fn clean_request(headers: &mut HeaderMap, internal: bool) {
     remove_named_by_connection(headers);
+    remove_overridden_length(headers);
     remove(headers, |name| {
         is_hop_by_hop(name) || matches!(name, "host" | "expect") || (!internal && steers_temporal(name))
     });
@@ -36,6 +37,7 @@ pub fn clean_request(headers: &mut HeaderMap, internal: bool) {
 /// Drops from an answer what ends at this hop.
 pub fn clean_response(headers: &mut HeaderMap) {
     remove_named_by_connection(headers);
+    remove_overridden_length(headers);
     remove(headers, is_hop_by_hop);
 }
 
@@ -64,6 +66,13 @@ fn remove_named_by_connection(headers: &mut HeaderMap) {
         .collect();
     for name in named {
         headers.remove(name);
+    }
+}
+
+/// RFC 9112 §6.3: beside a transfer coding a length says nothing, and is not to be forwarded.
+fn remove_overridden_length(headers: &mut HeaderMap) {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
     }
 }
 

@@ -35,6 +35,8 @@ enum State {
     Head,
     /// A request is being answered.
     Busy,
+    /// An answer waits for the caller to read what was sent before.
+    Unread,
 }
 
 /// The pulse of one connection.
@@ -68,13 +70,23 @@ impl Pulse {
         }
     }
 
+    /// Bytes were to be sent, and were taken or not.
+    fn wrote(&self, taken: bool) {
+        match (self.state().0, taken) {
+            (State::Busy, false) => self.enter(State::Unread),
+            (State::Unread, true) => self.enter(State::Busy),
+            _ => {}
+        }
+    }
+
     /// Whether the connection has been waiting for a head, or for its end, longer than it may.
     pub(super) fn is_overdue(&self, tick: Duration, head_timeout: Duration, idle_timeout: Duration) -> bool {
         let (state, since) = self.state();
-        let waited = tick * self.ticks.now().wrapping_sub(since);
+        // The first tick may have come right after the state began.
+        let waited = tick * self.ticks.now().wrapping_sub(since).saturating_sub(1);
         match state {
-            State::Idle => waited > idle_timeout,
-            State::Head => waited > head_timeout,
+            State::Idle | State::Unread => waited >= idle_timeout,
+            State::Head => waited >= head_timeout,
             State::Busy => false,
         }
     }
@@ -88,7 +100,8 @@ impl Pulse {
         let state = match since >> 32 {
             0 => State::Idle,
             1 => State::Head,
-            _ => State::Busy,
+            2 => State::Busy,
+            _ => State::Unread,
         };
         // The lower half is the tick.
         #[allow(clippy::cast_possible_truncation)]
@@ -115,7 +128,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let wrote = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.pulse.wrote(wrote.is_ready());
+        wrote
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -131,7 +146,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.pulse.wrote(wrote.is_ready());
+        wrote
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -190,5 +207,20 @@ mod tests {
         assert!(!overdue(&pulse));
         (0..6).for_each(|_| ticks.advance());
         assert!(overdue(&pulse));
+    }
+
+    #[test]
+    fn an_answer_that_nobody_reads_has_the_limit_of_idleness() {
+        let ticks = Arc::new(Ticks::default());
+        let pulse = Arc::new(Pulse::new(&ticks));
+        let _beat = Beat::begin(&pulse);
+        pulse.wrote(false);
+        (0..5).for_each(|_| ticks.advance());
+        pulse.wrote(false);
+        assert!(!overdue(&pulse));
+        ticks.advance();
+        assert!(overdue(&pulse), "to try again gives no more time");
+        pulse.wrote(true);
+        assert!(!overdue(&pulse));
     }
 }

@@ -111,7 +111,7 @@ impl Line {
 
     /// The id that the gateway gave a request without one.
     pub fn request_id(&mut self, id: &str) {
-        self.request_id = Some(id.into());
+        self.request_id = Some(shorten(id));
     }
 }
 

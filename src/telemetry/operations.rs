@@ -149,10 +149,13 @@ impl OperationMetrics {
     }
 }
 
+/// By service and operation.
+type Operations = HashMap<(Box<str>, Box<str>), Arc<OperationMetrics>>;
+
 /// The metrics of one endpoint, which outlive changes of its target.
 pub struct EndpointMetrics {
     name: Arc<str>,
-    operations: Mutex<HashMap<(Box<str>, Box<str>), Arc<OperationMetrics>>>,
+    operations: Mutex<Operations>,
     in_all: Arc<AtomicUsize>,
 }
 
@@ -173,7 +176,7 @@ impl EndpointMetrics {
         Arc::clone(operations.entry(key.clone()).or_insert_with(add))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(Box<str>, Box<str>), Arc<OperationMetrics>>> {
+    fn lock(&self) -> MutexGuard<'_, Operations> {
         self.operations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

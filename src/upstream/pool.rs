@@ -68,11 +68,11 @@ impl Address {
 
     /// Puts a connection back that can be used again.
     pub(super) fn give(&self, worker: usize, connection: Connection, max_idle: usize) {
-        let mut shelf = self.shelf(worker);
-        if shelf.len() < max_idle {
-            shelf.push(Idle { connection, since: Instant::now() });
+        let mut idle = self.shelf(worker);
+        if idle.len() < max_idle {
+            idle.push(Idle { connection, since: Instant::now() });
         } else {
-            drop(shelf);
+            drop(idle);
             self.closed();
         }
     }
@@ -80,12 +80,12 @@ impl Address {
     /// Closes idle connections that are dead or older than `idle_timeout`.
     pub(super) fn sweep(&self, now: Instant, idle_timeout: Duration) {
         for worker in 0..self.shelves.len() {
-            let mut shelf = self.shelf(worker);
-            let before = shelf.len();
-            shelf.retain_mut(|idle| {
-                now.saturating_duration_since(idle.since) < idle_timeout && idle.connection.is_reusable()
+            let mut idle = self.shelf(worker);
+            let before = idle.len();
+            idle.retain_mut(|one| {
+                now.saturating_duration_since(one.since) < idle_timeout && one.connection.is_reusable()
             });
-            self.open.fetch_sub(before - shelf.len(), Ordering::Relaxed);
+            self.open.fetch_sub(before - idle.len(), Ordering::Relaxed);
         }
     }
 
