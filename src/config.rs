@@ -100,6 +100,18 @@ pub fn load(path: Option<&Path>, overrides: &Overrides) -> (Inputs, Result<Setti
     (inputs, settings)
 }
 
+/// Loads `path` again, if anything that `before` was read from has changed; none where nothing has.
+pub fn load_changed(
+    path: Option<&Path>,
+    overrides: &Overrides,
+    before: &Inputs,
+) -> Option<(Inputs, Result<Settings, Vec<Problem>>)> {
+    if before.are_current(path) {
+        return None;
+    }
+    Some(load(path, overrides)).filter(|(now, _)| now != before)
+}
+
 /// The JSON Schema of a configuration file.
 pub fn schema() -> serde_json::Value {
     schemars::schema_for!(file::File).to_value()

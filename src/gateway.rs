@@ -106,7 +106,8 @@ impl Gateway {
             let message = format!("endpoint {name:?} is not known, and the registry could not be asked: {why}");
             Failure::new(Reason::RegistryUnavailable, message)
         };
-        match timeout_at(deadline.at(), self.registry.look_up(&name)).await {
+        let looked_up = timeout_at(deadline.at(), self.look_up(&name)).await;
+        match looked_up {
             Err(_) => Err(unavailable("no answer before the request's deadline")),
             Ok(LookUp::Unavailable(why)) => Err(unavailable(&why)),
             Ok(LookUp::Found) => self.router.find(&name).ok_or_else(|| unavailable("it changed a moment ago")),
@@ -114,6 +115,16 @@ impl Gateway {
                 Err(Failure::new(Reason::UnknownEndpoint, format!("no Nexus endpoint is named {name:?}")))
             }
         }
+    }
+
+    /// Asks the registry for a name that the table does not have.
+    async fn look_up(&self, name: &str) -> LookUp {
+        let looked_up = self.registry.look_up(name).await;
+        if looked_up == LookUp::Found && self.router.find(name).is_none() {
+            // It was found a moment ago and is gone again, renamed or deleted.
+            return self.registry.look_up_since(name, Instant::now()).await;
+        }
+        looked_up
     }
 
     /// Sends the request. Where the cluster does not know the endpoint's id any more, the endpoint may have been
@@ -131,7 +142,14 @@ impl Gateway {
         if !may_be_gone(endpoint, &answer.0) || Instant::now() > deadline.last_start() {
             return Ok(answer);
         }
-        self.registry.look_up(endpoint.name()).await;
+        if let LookUp::Unavailable(why) = self.registry.look_up_since(endpoint.name(), Instant::now()).await {
+            let message = format!(
+                "the cluster answered 404, and its registry could not be asked whether endpoint {:?} \
+                still exists: {why}",
+                endpoint.name()
+            );
+            return Err(Failure::new(Reason::RegistryUnavailable, message));
+        }
         match self.router.find(endpoint.name()) {
             Some(now) if now.prefix() != endpoint.prefix() => {
                 request.redirect(crossing(&now, visit.caller));

@@ -25,9 +25,9 @@ use copy::Copies;
 pub use merge::{CONFIGURATION, Conflict, Entry, Snapshot};
 use temporal::{Client, Key, Listing};
 
-/// How long the outcome of a one-name look-up is kept, so that a caller who repeats a wrong name costs a cluster
-/// one request in this time.
-const LOOK_UP_TTL: Duration = Duration::from_secs(1);
+/// How long the outcome of a one-name look-up is kept, so that callers who repeat a wrong name cost a cluster one
+/// request in this time. Short, because an endpoint that is created within it is still answered 404.
+const LOOK_UP_TTL: Duration = Duration::from_millis(250);
 /// One-name look-ups that wait for clusters at a time; what comes on top is told to come back.
 const MAX_LOOK_UPS: usize = 16;
 /// Names whose look-up is remembered at a time.
@@ -155,11 +155,18 @@ pub struct Registry {
     state: Mutex<State>,
     publish: Publish,
     copies: Copies,
-    look_ups: moka::future::Cache<Box<str>, LookUp>,
+    look_ups: moka::future::Cache<Box<str>, Known>,
     look_up_permits: Semaphore,
     counts: LookUpCounts,
     /// Where polls and look-ups run: not on the threads that carry requests.
     runtime: Handle,
+}
+
+/// The outcome of a look-up, and when it began.
+#[derive(Clone)]
+struct Known {
+    outcome: LookUp,
+    began: Instant,
 }
 
 /// One-name look-ups by what they found.
@@ -228,28 +235,42 @@ impl Registry {
     }
 
     /// Asks every source for one endpoint, by name or id, and brings the table up to date with what they say.
-    /// Look-ups of the same name at the same time are one, and its outcome is kept for a second.
+    /// Look-ups of the same name at the same time are one, and its outcome is kept for [`LOOK_UP_TTL`].
     pub async fn look_up(self: &Arc<Self>, name: &str) -> LookUp {
         if !nexus::is_endpoint_name(name) && !nexus::is_endpoint_id(name) {
             return LookUp::Absent;
         }
-        let asked = Arc::clone(self);
-        let key: Box<str> = name.into();
-        let work = async move {
-            // On a task of its own: the caller may leave, others may wait for the same name.
-            let work = asked.runtime.spawn({
-                let asked = Arc::clone(&asked);
-                async move { asked.ask_sources(&key).await }
-            });
-            match work.await {
+        match self.look_ups.try_get_with(name.into(), self.ask(name)).await {
+            Ok(known) => known.outcome,
+            Err(why) => LookUp::Unavailable(why.to_string()),
+        }
+    }
+
+    /// The same, but only with an outcome of after `since`: for those who know that what was said before is wrong.
+    pub async fn look_up_since(self: &Arc<Self>, name: &str, since: Instant) -> LookUp {
+        if self.look_ups.get(name).await.is_some_and(|known| known.began < since) {
+            self.look_ups.invalidate(name).await;
+        }
+        match self.look_ups.try_get_with(name.into(), self.ask(name)).await {
+            Ok(known) if known.began >= since => known.outcome,
+            // It had begun before and ended just now.
+            Ok(_) => self.ask(name).await.map_or_else(LookUp::Unavailable, |known| known.outcome),
+            Err(why) => LookUp::Unavailable(why.to_string()),
+        }
+    }
+
+    /// Asks on a task of its own: the caller may leave, and others may wait for the same name.
+    fn ask(self: &Arc<Self>, name: &str) -> impl Future<Output = Result<Known, String>> + use<> {
+        let (registry, name): (_, Box<str>) = (Arc::clone(self), name.into());
+        async move {
+            let began = Instant::now();
+            let runtime = registry.runtime.clone();
+            let asked = runtime.spawn(async move { registry.ask_sources(&name).await });
+            match asked.await {
                 Ok(LookUp::Unavailable(why)) => Err(why),
-                Ok(outcome) => Ok(outcome),
+                Ok(outcome) => Ok(Known { outcome, began }),
                 Err(error) => Err(error.to_string()),
             }
-        };
-        match self.look_ups.try_get_with(name.into(), work).await {
-            Ok(outcome) => outcome,
-            Err(why) => LookUp::Unavailable(why.to_string()),
         }
     }
 

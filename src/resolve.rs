@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use crate::config::Settings;
 use crate::registry::{CONFIGURATION, LookUp, Registry};
-use crate::route::{Decided, Router, Table};
-use crate::run::plan;
+use crate::route::{Decided, Plan, Router, Table};
 use crate::telemetry::Telemetry;
 
 /// What there is to say of a name.
@@ -25,7 +24,7 @@ pub async fn resolve(settings: Settings, name: &str, service: &str, operation: &
     let router = Arc::new(Router::new(Telemetry::new(), 1));
     let publish_to = Arc::clone(&router);
     let registry = Registry::new(move |snapshot| publish_to.apply(snapshot), None);
-    router.configure(plan(&settings.clusters, settings.policies.clone(), settings.upstream.clone()));
+    router.configure(Plan::new(&settings.clusters, settings.policies.clone(), settings.upstream.clone()));
     registry.configure(&settings.clusters, settings.endpoints);
 
     // Also where the configuration has the name: a cluster may have it, too.

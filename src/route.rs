@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 
 use crate::nexus::BaseUrl;
 use crate::nexus::path::decode;
-use crate::registry::{Conflict, Entry, Snapshot, Target};
+use crate::registry::{ClusterSettings, Conflict, Entry, Snapshot, Target};
 use crate::telemetry::{EndpointMetrics, OperationMetrics, Telemetry};
 use crate::upstream::{Upstream, UpstreamSettings};
 
@@ -35,6 +35,14 @@ pub struct Plan {
     pub clusters: HashMap<Arc<str>, Vec<BaseUrl>>,
     /// How connections are made and kept.
     pub upstream: UpstreamSettings,
+}
+
+impl Plan {
+    /// Routing to these clusters, under these rules.
+    pub fn new(clusters: &[ClusterSettings], rules: Vec<PolicyRule>, upstream: UpstreamSettings) -> Self {
+        let addresses = clusters.iter().map(|cluster| (Arc::clone(&cluster.name), cluster.urls.clone()));
+        Self { policies: Policies::new(rules), clusters: addresses.collect(), upstream }
+    }
 }
 
 /// Finds endpoints; takes new tables.

@@ -3,7 +3,6 @@
 //! What is made here is passed down; there is no global state. A new configuration is taken whole or not at all:
 //! whatever can fail is done before anything is changed.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,12 +15,11 @@ use tokio::time::Instant;
 use crate::admin::Admin;
 use crate::config::Settings;
 use crate::gateway::Gateway;
-use crate::registry::{ClusterSettings, Registry};
-use crate::route::{Plan, Policies, Router};
+use crate::registry::Registry;
+use crate::route::{Plan, Router};
 use crate::server::{Bound, Phase, Server};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::{AccessLogTarget, Telemetry};
-use crate::upstream::UpstreamSettings;
 
 /// Why settings that are well-formed cannot be put in force.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +132,7 @@ impl Running {
     }
 
     fn put_in_force(&self, settings: &Settings, data: Vec<Bound>) {
-        self.router.configure(plan(&settings.clusters, settings.policies.clone(), settings.upstream.clone()));
+        self.router.configure(Plan::new(&settings.clusters, settings.policies.clone(), settings.upstream.clone()));
         self.registry.configure(&settings.clusters, settings.endpoints.clone());
         self.server.configure(settings.server.clone(), &settings.listen, data);
     }
@@ -207,12 +205,6 @@ impl Running {
     fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What routing needs of the settings.
-pub fn plan(clusters: &[ClusterSettings], rules: Vec<crate::route::PolicyRule>, upstream: UpstreamSettings) -> Plan {
-    let addresses = clusters.iter().map(|cluster| (Arc::clone(&cluster.name), cluster.urls.clone()));
-    Plan { policies: Policies::new(rules), clusters: addresses.collect::<HashMap<_, _>>(), upstream }
 }
 
 async fn serve_admin(admin: Admin, address: SocketAddr) -> Result<AdminPort, ApplyError> {

@@ -2,6 +2,7 @@
 //!
 //! There is no watch, no `ETag` and no version of the whole: the list is read page by page, each time from the start.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -119,8 +120,8 @@ impl Client {
         for _ in 0..MAX_PAGES {
             let token_query = utf8_percent_encode(&token, NON_ALPHANUMERIC);
             let path = format!("/api/v1/nexus/endpoints?pageSize={PAGE_SIZE}&nextPageToken={token_query}");
-            let page: Page = self.get(&path).await?;
-            endpoints.extend(self.definitions(page.endpoints));
+            let page = self.page(&path).await?;
+            endpoints.extend(self.definitions(page.endpoints.unwrap_or_default()));
             token = page.next_page_token;
             if token.is_empty() {
                 let cluster_id = self.identify().await.ok().and_then(|listing| listing.cluster_id);
@@ -142,8 +143,8 @@ impl Client {
         let found = match key {
             Key::Name(name) => {
                 let name = utf8_percent_encode(name, NON_ALPHANUMERIC);
-                let page: Page = self.get(&format!("/api/v1/nexus/endpoints?name={name}")).await?;
-                page.endpoints
+                let page = self.page(&format!("/api/v1/nexus/endpoints?name={name}")).await?;
+                page.endpoints.unwrap_or_default()
             }
             Key::Id(id) => match self.get::<One>(&format!("/api/v1/nexus/endpoints/{id}")).await {
                 Ok(one) => vec![one.endpoint],
@@ -159,6 +160,17 @@ impl Client {
 
     fn definitions(&self, found: Vec<Endpoint>) -> impl Iterator<Item = Definition> {
         found.into_iter().filter_map(|endpoint| definition(endpoint, &self.cluster, self.externals))
+    }
+
+    /// Reads a page of endpoints. A registry without any answers `{}`; other members only are another API's answer,
+    /// and to take it for an empty registry would end all endpoints.
+    async fn page(&self, path: &str) -> Result<Page, ReadError> {
+        let page: Page = self.get(path).await?;
+        if page.endpoints.is_none() && !page.other.is_empty() {
+            let why = "it has no endpoints but other members".into();
+            return Err(ReadError::Garbage { url: self.cluster.to_string(), why });
+        }
+        Ok(page)
     }
 
     /// Asks each address in turn until one answers.
@@ -242,8 +254,9 @@ fn beginning(body: &Bytes) -> String {
 struct Page {
     #[serde(default)]
     next_page_token: String,
-    #[serde(default)]
-    endpoints: Vec<Endpoint>,
+    endpoints: Option<Vec<Endpoint>>,
+    #[serde(flatten)]
+    other: HashMap<String, serde_json::Value>,
 }
 
 #[derive(Deserialize)]
