@@ -1,0 +1,166 @@
+//! Registries that fail: at the start, later, by silence or by nonsense.
+
+use nexus_gateway::config::Settings;
+use nexus_gateway::nexus::ErrorType;
+use serde_json::Value;
+
+use crate::harness::*;
+
+const UNAVAILABLE: Expected = failure("registry_unavailable", ErrorType::Unavailable, true);
+
+fn polling(cluster: &Cluster) -> Settings {
+    Settings { clusters: vec![polled("home", cluster.url())], ..settings() }
+}
+
+/// Ways in which a registry does not answer as it should.
+fn faults() -> Vec<(&'static str, Mood)> {
+    let listing = |body: &str| Mood::Sends(json("200 OK", body));
+    vec![
+        ("gone", Mood::Gone),
+        ("half a body", Mood::Half),
+        ("half of the JSON", listing(r#"{"endpoints":[{"id":"#)),
+        ("a list", listing("[]")),
+        ("not JSON", Mood::Sends(answer("200 OK", &["Content-Type: text/html"], "<html>"))),
+        ("another API", listing(r#"{"status":"ok"}"#)),
+        ("endpoints of another shape", listing(r#"{"endpoints":[{"id":5}]}"#)),
+        ("not HTTP", Mood::Sends("nonsense\r\n\r\n".into())),
+        ("forbidden", Mood::Sends(json("403 Forbidden", r#"{"code":7,"message":"Request unauthorized."}"#))),
+        ("no such route", Mood::Sends(json("404 Not Found", r#"{"code":5,"message":"Not Found"}"#))),
+        ("moved", Mood::Sends(answer("302 Found", &["Location: /"], ""))),
+        ("broken", Mood::Sends(answer("500 x", &[], ""))),
+    ]
+}
+
+#[tokio::test]
+async fn a_registry_that_fails_at_the_start_makes_unknown_names_unavailable_until_it_heals() {
+    for (context, mood) in faults() {
+        let cluster = Cluster::serving(vec![listed("pay", 1)]);
+        cluster.state().mood = mood;
+        let gateway = Gateway::start(polling(&cluster)).await;
+        UNAVAILABLE.assert_is(&gateway.call(&start("pay")).await, context);
+        assert_eq!(gateway.admin("/readyz").await.status(), 503, "{context}");
+        gateway.counts_at_least("nexus_gateway_registry_errors_total", &[("source", "home")], 1.0).await;
+
+        cluster.state().mood = Mood::Well;
+        gateway.until_status(&start("pay"), 200).await;
+        gateway.until_ready().await;
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_fails_later_leaves_what_it_said_last() {
+    for (context, mood) in faults() {
+        let cluster = Cluster::serving(vec![listed("pay", 1)]);
+        let gateway = Gateway::start(polling(&cluster)).await;
+        gateway.until_ready().await;
+        cluster.state().mood = mood;
+        gateway.counts_at_least("nexus_gateway_registry_errors_total", &[("source", "home")], 2.0).await;
+        assert_eq!(gateway.call(&start("pay")).await.status(), 200, "{context}");
+        assert_eq!(gateway.admin("/readyz").await.status(), 200, "{context}");
+        UNAVAILABLE.assert_is(&gateway.call(&start("none")).await, context);
+    }
+}
+
+#[tokio::test]
+async fn a_cluster_that_refuses_connections_at_the_start_is_served_once_it_is_up() {
+    let reserved = Reserved::new();
+    let clusters = vec![polled("home", format!("http://{}", reserved.address))];
+    let gateway = Gateway::start(Settings { clusters, ..settings() }).await;
+    UNAVAILABLE.assert_is(&gateway.call(&start("pay")).await, "refused");
+    let _cluster = Cluster::on(reserved, vec![listed("pay", 1)]);
+    gateway.until_status(&start("pay"), 200).await;
+}
+
+#[tokio::test]
+async fn endpoints_of_the_configuration_are_served_while_a_registry_stalls() {
+    let cluster = Cluster::serving(vec![]);
+    cluster.state().mood = Mood::Stalled(Gate::new());
+    let handler = Handler::answering(ok());
+    let settings = Settings { endpoints: leading_to(&handler).endpoints, ..polling(&cluster) };
+    assert_eq!(Gateway::start(settings).await.call(&start("pay")).await.status(), 200);
+}
+
+#[tokio::test]
+async fn requests_for_one_unknown_name_wait_for_one_look_up() {
+    let cluster = Cluster::serving(vec![listed("pay", 1)]);
+    let gate = Gate::new();
+    cluster.state().mood = Mood::Stalled(gate.clone());
+    let gateway = Gateway::serving(&cluster).await;
+    let mut callers = Vec::new();
+    for _ in 0..10 {
+        let mut caller = gateway.connect().await;
+        caller.send(start("pay").bytes()).await;
+        callers.push(caller);
+    }
+    gateway.counts("nexus_gateway_requests_in_flight", &[], 10.0).await;
+    gate.open();
+    for caller in &mut callers {
+        assert_eq!(caller.answer().await.status(), 200);
+    }
+    let asked = cluster.asked().iter().filter(|target| target.contains("name=pay")).count();
+    assert!(asked <= 1, "{asked} look-ups");
+}
+
+#[tokio::test]
+async fn a_gateway_that_starts_while_its_cluster_is_down_serves_what_the_last_one_knew() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let cluster = Cluster::serving(vec![listed("pay", 1)]);
+    let kept = || Settings { state: Some(folder.path().into()), ..polling(&cluster) };
+    let before = Gateway::start(kept()).await;
+    before.until_ready().await;
+    let copy = folder.path().join("registry-home.json");
+    eventually(|| copy.exists()).await;
+    drop(before);
+
+    cluster.state().mood = Mood::Gone;
+    let gateway = Gateway::start(kept()).await;
+    assert_eq!(gateway.call(&start("pay")).await.status(), 200);
+    let ready = gateway.admin("/readyz").await;
+    let shown: Value = serde_json::from_str(&ready.text()).expect("JSON");
+    assert_eq!((ready.status(), &shown["sources"][0]["from_copy"]), (200, &Value::Bool(true)));
+}
+
+#[tokio::test]
+async fn a_copy_that_cannot_be_used_is_as_good_as_none() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let cluster = Cluster::serving(vec![]);
+    cluster.state().mood = Mood::Gone;
+    for text in ["", "{", r#"{"urls":["http://another:7243"],"saved":1,"endpoints":[{"name":"pay","id":"x"}]}"#] {
+        std::fs::write(folder.path().join("registry-home.json"), text).expect("a file can be written");
+        let gateway = Gateway::start(Settings { state: Some(folder.path().into()), ..polling(&cluster) }).await;
+        UNAVAILABLE.assert_is(&gateway.call(&start("pay")).await, text);
+    }
+}
+
+#[tokio::test]
+async fn a_state_folder_that_cannot_be_written_is_counted_and_nothing_else() {
+    let cluster = Cluster::serving(vec![listed("pay", 1)]);
+    let settings = Settings { state: Some("/proc/none".into()), ..polling(&cluster) };
+    let gateway = Gateway::start(settings).await;
+    gateway.until_status(&start("pay"), 200).await;
+    gateway.counts_at_least("nexus_gateway_registry_copy_errors", &[], 1.0).await;
+}
+
+#[tokio::test]
+async fn a_cluster_that_does_not_tell_its_id_is_served_without() {
+    let cluster = Cluster::serving(vec![listed("pay", 1)]);
+    cluster.state().id = None;
+    let gateway = Gateway::serving(&cluster).await;
+    gateway.until_ready().await;
+    let answer = gateway.call(&start("pay").header("Nexus-Callback-Source", "cluster-home")).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(cluster.dispatched().remove(0).header("nexus-callback-source"), None);
+}
+
+#[tokio::test]
+async fn a_gateway_is_ready_once_every_source_was_read() {
+    let (well, gone) = (Cluster::serving(vec![]), Cluster::serving(vec![]));
+    gone.state().mood = Mood::Gone;
+    let clusters = vec![polled("well", well.url()), polled("gone", gone.url())];
+    let gateway = Gateway::start(Settings { clusters, ..settings() }).await;
+    gateway.counts_at_least("nexus_gateway_registry_errors_total", &[("source", "gone")], 2.0).await;
+    assert_eq!(gateway.admin("/readyz").await.status(), 503);
+    assert_eq!(gateway.admin("/healthz").await.status(), 200);
+    gone.state().mood = Mood::Well;
+    gateway.until_ready().await;
+}
