@@ -1,0 +1,98 @@
+"""The gateway's own process: started on free ports, watched through its admin port, ended by SIGTERM."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from .http import Answer, Metrics, probe, send
+from .processes import ROOT, Child, scratch_folder
+
+_ADDRESS = re.compile(r"(data|admin) port listening.*?address=\"?([\d.]+:\d+)")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def binary() -> Path:
+    """The gateway under test: $NEXUS_GATEWAY_BIN, else the release build of this repository."""
+    path = Path(os.environ.get("NEXUS_GATEWAY_BIN", ROOT / "target/release/nexus-gateway"))
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: run `cargo build --release` first")
+    return path
+
+
+class Gateway:
+    """`nexus-gateway run` with the given flags. Ports and state folder are its own unless said otherwise."""
+
+    def __init__(
+        self,
+        clusters: Sequence[str] = (),
+        config: Path | None = None,
+        state: Path | None = None,
+        listen: str = "127.0.0.1:0",
+    ) -> None:
+        self.state = state or scratch_folder("state")
+        self.command = [str(binary()), "run", "--listen", listen, "--admin", "127.0.0.1:0", "--state", str(self.state)]
+        for url in clusters:
+            self.command += ["--cluster", url]
+        if config:
+            self.command += ["--config", str(config)]
+        self.address = self.admin = ""
+        self._child: Child | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    def start(self, ready: bool = True) -> Gateway:
+        """Starts it and learns the bound addresses from its log; waits for readiness unless told not to."""
+        self._child = Child("gateway", self.command, env={"RUST_BACKTRACE": "1", "NO_COLOR": "1"})
+
+        def addresses() -> dict[str, str] | None:
+            found = dict(_ADDRESS.findall(_COLOUR.sub("", self.output())))
+            return found if len(found) == 2 else None
+
+        bound = self._child.ready(addresses)
+        self.address, self.admin = bound["data"], bound["admin"]
+        if ready:
+            self._child.ready(lambda: True if self.ready() else None)
+        return self
+
+    def ready(self) -> bool:
+        answer = probe(f"http://{self.admin}/readyz")
+        return answer is not None and answer.status == 200
+
+    def get(self, path: str) -> Answer:
+        """A page of the admin port."""
+        return send("GET", f"http://{self.admin}{path}")
+
+    def metrics(self) -> Metrics:
+        return Metrics(self.get("/metrics").body.decode())
+
+    def target_url(self, endpoint: str) -> str:
+        """What an External endpoint of a caller's cluster names as its target."""
+        return f"{self.url}/nexus/endpoints/{endpoint}/services"
+
+    def output(self) -> str:
+        return self._child.output() if self._child else ""
+
+    def log(self) -> str:
+        return self._child.tail(60) if self._child else "(not started)"
+
+    def running(self) -> bool:
+        return self._child is not None and self._child.running()
+
+    def terminate(self) -> None:
+        """SIGTERM, without waiting for the end."""
+        assert self._child is not None
+        self._child.signal(signal.SIGTERM)
+
+    def wait(self) -> int:
+        assert self._child is not None
+        return self._child.wait()
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit status."""
+        return self._child.stop() if self._child else 0
