@@ -1,0 +1,48 @@
+# The commands of the README. Everything that is needed beyond Rust, Python 3.10 and what `apt-get` says is set up here.
+
+PYTHON  := .venv/bin/python
+SETUP   := tests/reality/setup.sh
+BINARY  := target/release/nexus-gateway
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test check-rust test-rust test-reality bench lint fmt fuzz setup
+
+help:
+	@echo "make demo [KEEP=1]  two real Temporal clusters and the gateway between them, shown step by step"
+	@echo "make test           all tests, those against real Temporal servers included"
+	@echo "make bench          CPU per request beside nginx, and memory (needs nginx and wrk)"
+	@echo "make lint | fmt     clippy and formatting | format"
+	@echo "make fuzz           each fuzz target for 30 seconds (needs cargo-fuzz and a nightly toolchain)"
+
+build:
+	cargo build --release --locked
+
+demo: build
+	@$(SETUP) --demo
+	@KEEP=$(KEEP) $(PYTHON) tests/reality/demo.py
+
+# The Python tests come last: their summary ends the output.
+test: test-rust test-reality
+
+test-rust:
+	cargo test --locked
+
+test-reality: build setup
+	$(PYTHON) -m pytest -c tests/reality/pytest.ini --rootdir tests tests/reality tests/deploy
+
+setup:
+	@$(SETUP)
+
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
+
+fmt:
+	cargo fmt
+
+bench: build setup
+	$(PYTHON) benches/compare/run.py
+
+fuzz:
+	for target in path timeout link failure; do cargo +nightly fuzz run --sanitizer none $$target -- -max_total_time=30 || exit 1; done
