@@ -193,6 +193,9 @@ where
         if first.len().max(joined.len()) > bound {
             return Ok(Collected::More(one_of(first, joined)));
         }
+        if body.is_end_stream() {
+            break;
+        }
     }
     Ok(Collected::All(one_of(first, joined)))
 }

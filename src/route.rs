@@ -58,11 +58,15 @@ pub struct Router {
 #[derive(Default)]
 pub struct Table {
     plan: Arc<Plan>,
-    by_name: HashMap<Box<str>, Arc<Endpoint>>,
-    by_id: HashMap<Box<str>, Arc<Endpoint>>,
+    by_name: ByText<Endpoint>,
+    by_id: ByText<Endpoint>,
     upstreams: HashMap<UpstreamKey, Arc<Upstream>>,
     conflicts: Vec<Conflict>,
 }
+
+/// What requests are looked up in. Seeded at random; a caller can add to none of them without end, so a faster hash
+/// than the standard one, which withstands crafted keys, will do.
+type ByText<T> = HashMap<Box<str>, Arc<T>, foldhash::quality::RandomState>;
 
 /// What makes two upstreams the same: their addresses.
 type UpstreamKey = (Arc<str>, Vec<BaseUrl>);
@@ -75,7 +79,7 @@ pub struct Endpoint {
     upstream: Arc<Upstream>,
     plan: Arc<Plan>,
     metrics: Arc<EndpointMetrics>,
-    operations: ArcSwap<HashMap<Box<str>, Arc<Operation>>>,
+    operations: ArcSwap<ByText<Operation>>,
 }
 
 /// An operation of an endpoint: what is found once and then kept.
@@ -267,7 +271,7 @@ impl Endpoint {
         // Rare, and two at the same time lose nothing but a little work.
         if self.operations.load().len() < MAX_OPERATIONS {
             self.operations.rcu(|known| {
-                let mut known = HashMap::clone(known);
+                let mut known = ByText::clone(known);
                 known.insert(key.into(), Arc::clone(&found));
                 known
             });

@@ -318,15 +318,19 @@ impl Body for Exchange {
         };
         let frame = ready!(connection.poll_frame(&mut this.body, cx));
         match &frame {
-            Some(Ok(_)) => {}
             Some(Err(_)) => this.lease = None,
-            None => {
+            Some(Ok(_)) if !this.body.is_end_stream() => {}
+            Some(Ok(_)) | None => {
                 if let Some(lease) = this.lease.take() {
                     lease.give_back();
                 }
             }
         }
         Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.lease.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -22,7 +22,8 @@ use tokio::net::TcpStream;
 /// An open connection.
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
-    driver: http1::Connection<TokioIo<TcpStream>, Full<Bytes>>,
+    /// Boxed: it is a thousand bytes, and moves with every request from the shelf into the answer's body and back.
+    driver: Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>,
     closed: bool,
 }
 
@@ -33,7 +34,7 @@ impl Connection {
         let stream = connecting.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         stream.set_nodelay(true)?;
         let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        Ok(Self { sender, driver, closed: false })
+        Ok(Self { sender, driver: Box::new(driver), closed: false })
     }
 
     /// Sends `request` and waits for the head of its answer.

@@ -88,7 +88,7 @@ def test_base_images_are_pinned() -> None:
 
 
 def test_copied_files_exist_and_are_sent() -> None:
-    assert context_sources() == ["Cargo.toml", "Cargo.lock", "src"]
+    assert context_sources() == ["Cargo.toml", "Cargo.lock", "tests/support", "src"]
     for source in context_sources():
         assert (ROOT / source).exists(), source
         assert is_sent(source), f"{source} is ignored"
