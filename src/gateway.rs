@@ -1,6 +1,6 @@
 //! The order of the stages, and nothing else.
 //!
-//! [`Gateway::serve`] cannot fail: it wraps [`Gateway::process`], in which every stage may end the request with a
+//! [`Gateway::serve`] cannot fail: it wraps `process`, in which every stage may end the request with a
 //! [`Failure`]. Any await may be the last one, since the client may leave; what a request takes is given back when its
 //! [`Record`] or its answer's body is dropped.
 

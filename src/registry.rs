@@ -235,7 +235,7 @@ impl Registry {
     }
 
     /// Asks every source for one endpoint, by name or id, and brings the table up to date with what they say.
-    /// Look-ups of the same name at the same time are one, and its outcome is kept for [`LOOK_UP_TTL`].
+    /// Look-ups of the same name at the same time are one, and its outcome is kept for a quarter of a second.
     pub async fn look_up(self: &Arc<Self>, name: &str) -> LookUp {
         if !nexus::is_endpoint_name(name) && !nexus::is_endpoint_id(name) {
             return LookUp::Absent;

@@ -53,12 +53,14 @@ fn type_of(parameter: &str) -> Parameter {
 
 /// What Go's `url.Parse` and `url.ParseQuery` refuse, as far as it can stand in a header.
 fn is_valid_url(url: &str) -> bool {
+    // Go looks for control characters before the fragment only, and for broken escapes everywhere.
+    let well_escaped = super::path::well_escaped(url.as_bytes());
     let (url, _fragment) = url.split_once('#').unwrap_or((url, ""));
     let (path, query) = url.split_once('?').unwrap_or((url, ""));
     !path.is_empty()
         && !path.starts_with(':')
         && url.bytes().all(|b| !b.is_ascii_control())
-        && super::path::well_escaped(url.as_bytes())
+        && well_escaped
         && !query.contains(';')
 }
 
@@ -94,6 +96,7 @@ mod tests {
             "<http://a>x; type=\"a.B\"",
             "<http://a?%zz>; type=\"a.B\"",
             "<http://a?x;y>; type=\"a.B\"",
+            "<http://a#%zz>; type=\"a.B\"",
             "<http://a>; type=\"a.B\",",
             "<http://a,b>; type=\"a.B\"",
         ] {
