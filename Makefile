@@ -2,7 +2,7 @@
 
 PYTHON  := .venv/bin/python
 SETUP   := tests/reality/setup.sh
-BINARY  := target/release/nexus-gateway
+FUZZ_SECONDS := 30
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test check-rust test-rust test-reality bench lint fmt fuzz setup
@@ -44,5 +44,10 @@ fmt:
 bench: build setup
 	$(PYTHON) benches/compare/run.py
 
+# What is found stays below fuzz/target; what is worth keeping is minimised into fuzz/corpus by hand.
 fuzz:
-	for target in path timeout link failure; do cargo +nightly fuzz run --sanitizer none $$target -- -max_total_time=30 || exit 1; done
+	for target in path timeout link failure; do \
+	    mkdir -p fuzz/target/found/$$target && \
+	    cargo +nightly fuzz run --sanitizer none $$target fuzz/target/found/$$target fuzz/corpus/$$target \
+	        -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
