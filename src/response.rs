@@ -5,10 +5,9 @@
 //! page for ever.
 
 use std::io::ErrorKind::{InvalidData, InvalidInput};
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::response::Parts;
 use http::{HeaderMap, Response, StatusCode};
 use tokio::time::Instant;
@@ -140,14 +139,12 @@ pub struct Failure {
     pub reason: Reason,
     /// What a person should know of it; goes to the caller.
     pub message: String,
-    /// When it makes sense to come back.
-    pub retry_after: Option<Duration>,
 }
 
 impl Failure {
     /// A failure for `reason`.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), retry_after: None }
+        Self { reason, message: message.into() }
     }
 
     /// Status, headers and body as a caller gets them: header and body agree on retryability.
@@ -160,9 +157,6 @@ impl Failure {
         map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         map.insert(&headers::REQUEST_RETRYABLE, HeaderValue::from_static(if retryable { "true" } else { "false" }));
         map.insert(&headers::GATEWAY_FAILURE, HeaderValue::from_static(self.reason.name()));
-        if let Some(wait) = self.retry_after {
-            map.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
-        }
         response
     }
 }

@@ -11,6 +11,7 @@ import pytest
 
 from harness.caller import Plan, begin
 from harness.gateway import Gateway
+from harness.http import Answer
 from harness.traffic import Traffic, start
 from harness.world import HANDLER_QUEUE, Lane, World
 
@@ -19,6 +20,20 @@ async def entered(lane: Lane, key: str) -> None:
     """Returns once a handler holds the operation of this name."""
     while not lane.handler.journal.of("start", key):
         await asyncio.sleep(0.02)
+
+
+async def draining(
+    newest: Lane, gateways: Callable[..., Gateway]
+) -> tuple[Gateway, str, str, asyncio.Task[Answer]]:
+    """A gateway that was told to stop while a handler holds an operation: it, its URL, the key, and the request."""
+    gateway = gateways([newest.handler.cluster.url]).start()
+    url, key = gateway.target_url(newest.pair.target.name), f"held-{uuid.uuid4()}"
+    held = asyncio.create_task(asyncio.to_thread(start, url, "held", key))
+    await entered(newest, key)
+    gateway.terminate()
+    while gateway.ready():
+        await asyncio.sleep(0.02)
+    return gateway, url, key, held
 
 
 async def test_an_operation_in_flight_finishes_when_the_gateway_is_told_to_stop(
@@ -40,13 +55,7 @@ async def test_an_operation_in_flight_finishes_when_the_gateway_is_told_to_stop(
 
 
 async def test_while_it_drains_it_takes_no_new_work(newest: Lane, gateways: Callable[..., Gateway]) -> None:
-    gateway = gateways([newest.handler.cluster.url]).start()
-    url, key = gateway.target_url(newest.pair.target.name), f"held-{uuid.uuid4()}"
-    held = asyncio.create_task(asyncio.to_thread(start, url, "held", key))
-    await entered(newest, key)
-    gateway.terminate()
-    while gateway.ready():
-        await asyncio.sleep(0.02)
+    gateway, url, key, held = await draining(newest, gateways)
     with pytest.raises(ConnectionError):  # nobody listens any more
         await asyncio.to_thread(start, url, "queue")
     newest.handler.journal.gate(key).set()
@@ -55,13 +64,7 @@ async def test_while_it_drains_it_takes_no_new_work(newest: Lane, gateways: Call
 
 
 async def test_a_second_signal_ends_it_at_once(newest: Lane, gateways: Callable[..., Gateway]) -> None:
-    gateway = gateways([newest.handler.cluster.url]).start()
-    url, key = gateway.target_url(newest.pair.target.name), f"held-{uuid.uuid4()}"
-    held = asyncio.create_task(asyncio.to_thread(start, url, "held", key))
-    await entered(newest, key)
-    gateway.terminate()
-    while gateway.ready():
-        await asyncio.sleep(0.02)
+    gateway, url, key, held = await draining(newest, gateways)
     gateway.terminate()
     await asyncio.to_thread(gateway.wait)
     assert not newest.handler.journal.gate(key).is_set(), "the operation was still held"
