@@ -36,6 +36,8 @@ struct Visit<'a> {
     worker: usize,
     caller: &'a Caller,
     record: Record,
+    /// Whether the endpoint was asked for by its name: only then may another id take the place of one that is gone.
+    by_name: bool,
 }
 
 impl Gateway {
@@ -51,7 +53,7 @@ impl Gateway {
     {
         let (head, body) = request.into_parts();
         let record = Record::begin(&self.telemetry, Instant::now(), caller.peer(), &head.headers);
-        let mut visit = Visit { worker, caller, record };
+        let mut visit = Visit { worker, caller, record, by_name: false };
         let answer = match self.process(&mut visit, head, body).await {
             Ok((answer, outcome)) => {
                 visit.record.answered(outcome, answer.status());
@@ -77,6 +79,8 @@ impl Gateway {
         let call = Call::read(&head)?;
         visit.record.asked(call.path.method);
         let endpoint = self.find(visit, &head, &call).await?;
+        visit.by_name =
+            decode(&head.uri.path()[call.path.endpoint.clone()]).is_some_and(|name| name == endpoint.name());
         let operation = endpoint.operation(call.path.key(head.uri.path()));
         visit.record.operation(&operation.metrics);
         let deadline = Deadline::new(visit.record.started(), call.timeout, operation.policy.timeout);
@@ -139,7 +143,7 @@ impl Gateway {
         sent: &AtomicBool,
     ) -> Result<(response::Parts, Exchange), Failure> {
         let answer = send(visit, call, endpoint, &mut request, deadline, sent).await?;
-        if !may_be_gone(endpoint, &answer.0) || Instant::now() > deadline.last_start() {
+        if !visit.by_name || !may_be_gone(endpoint, &answer.0) || Instant::now() > deadline.last_start() {
             return Ok(answer);
         }
         if let LookUp::Unavailable(why) = self.registry.look_up_since(endpoint.name(), Instant::now()).await {
@@ -151,7 +155,7 @@ impl Gateway {
             return Err(Failure::new(Reason::RegistryUnavailable, message));
         }
         match self.router.find(endpoint.name()) {
-            Some(now) if now.prefix() != endpoint.prefix() => {
+            Some(now) if now.entry().source == endpoint.entry().source && now.prefix() != endpoint.prefix() => {
                 request.redirect(crossing(&now, visit.caller));
                 send(visit, call, &now, &mut request, deadline, sent).await
             }

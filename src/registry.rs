@@ -226,7 +226,14 @@ impl Registry {
         state.configured = endpoints;
         for settings in clusters {
             let kept = old.iter().position(|source| source.settings == *settings).map(|at| old.swap_remove(at));
-            state.clusters.push(kept.unwrap_or_else(|| self.add(settings)));
+            let source = kept.unwrap_or_else(|| {
+                let mut source = self.add(settings);
+                for before in &old {
+                    source.inherit(before);
+                }
+                source
+            });
+            state.clusters.push(source);
         }
         for gone in old {
             gone.task.abort();
@@ -453,6 +460,18 @@ impl State {
 }
 
 impl Source {
+    /// Goes on with what was known of the same cluster under other settings: the last good table outlives a reload.
+    fn inherit(&mut self, before: &Source) {
+        let same = self.settings.name == before.settings.name && self.settings.urls == before.settings.urls;
+        let (Some(discover), true) = (&self.settings.discover, same && before.settings.discover.is_some()) else {
+            return;
+        };
+        let served = |known: &&Definition| discover.externals || known.is_temporal();
+        self.endpoints = before.endpoints.iter().filter(served).cloned().collect();
+        self.cluster_id.clone_from(&before.cluster_id);
+        (self.read, self.copied) = (before.read, before.copied);
+    }
+
     /// Takes what a poll that began at `began` delivered; true where it differs from what was known.
     fn take(&mut self, began: Instant, mut listing: Listing) -> bool {
         self.looked_up.retain(|(_, at)| *at >= began);
