@@ -1,92 +1,36 @@
-//! When a request may go and for how long: pure functions of `now`.
+//! When a request may go, for how long, and how often: pure rules.
 //!
-//! Knows deadlines. Must not know HTTP, the registry or the configuration file, and never reads a clock.
+//! Knows `now`, verdicts and deadlines. Must not know HTTP, the registry or the configuration file; has no task, channel
+//! or socket, and never reads a clock. Where requests wait by these rules is `gates`; which address takes them is
+//! `upstream`.
 
-use std::time::Duration;
+pub mod breaker;
+pub mod concurrency;
+mod deadline;
+pub mod rate_limit;
+pub mod retry;
 
-use tokio::time::Instant;
+pub use breaker::BreakerSettings;
+pub use concurrency::ConcurrencySettings;
+pub use deadline::{Deadline, FLOOR};
+pub use rate_limit::RateLimitSettings;
+pub use retry::RetrySettings;
 
-/// Time that an attempt needs at the least. A Temporal frontend keeps one second of the time it is given for itself,
-/// two when the request lands on a partition that is not the root; with less than this left a healthy worker is
-/// seldom reached.
-pub const FLOOR: Duration = Duration::from_millis(2100);
-
-/// The one deadline of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Deadline {
-    started: Instant,
-    at: Instant,
-    given: Option<Duration>,
+/// Which parts of a request have a limit or a breaker of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "a set of four")]
+pub struct Per {
+    /// Each caller.
+    pub caller: bool,
+    /// Each endpoint.
+    pub endpoint: bool,
+    /// Each service.
+    pub service: bool,
+    /// Each operation.
+    pub operation: bool,
 }
 
-impl Deadline {
-    /// The deadline of a request that began at `started`: the sooner of what the caller gave and what the policy
-    /// allows.
-    pub fn new(started: Instant, given: Option<Duration>, allowed: Duration) -> Self {
-        let time = given.map_or(allowed, |given| given.min(allowed));
-        Self { started, at: started + time, given }
-    }
-
-    /// When it passes.
-    pub fn at(&self) -> Instant {
-        self.at
-    }
-
-    /// All the time there was.
-    pub fn total(&self) -> Duration {
-        self.at - self.started
-    }
-
-    /// Whether the caller gave it, rather than the policy.
-    pub fn is_callers(&self) -> bool {
-        self.given.is_some_and(|given| given <= self.total())
-    }
-
-    /// What a forwarded time-out says: the time left, where the caller gave one at all.
-    pub fn forwarded(&self, now: Instant) -> Option<Duration> {
-        self.given.map(|_| self.at.saturating_duration_since(now))
-    }
-
-    /// The latest moment to try anything again: [`FLOOR`] before the deadline. What arrived with less than the floor
-    /// gets a second try in the first half of its time.
-    pub fn last_start(&self) -> Instant {
-        if self.total() > FLOOR { self.at - FLOOR } else { self.started + self.total() / 2 }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    #[tokio::test(start_paused = true)]
-    async fn the_sooner_of_two_limits_counts() {
-        let now = Instant::now();
-        let callers = Deadline::new(now, Some(3 * SECOND), 10 * SECOND);
-        assert_eq!((callers.at(), callers.is_callers()), (now + 3 * SECOND, true));
-        let policys = Deadline::new(now, Some(30 * SECOND), 10 * SECOND);
-        assert_eq!((policys.at(), policys.is_callers()), (now + 10 * SECOND, false));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_timeout_is_forwarded_only_where_one_came() {
-        let now = Instant::now();
-        let with = Deadline::new(now, Some(30 * SECOND), 10 * SECOND);
-        assert_eq!(with.forwarded(now + 4 * SECOND), Some(6 * SECOND));
-        assert_eq!(with.forwarded(now + 40 * SECOND), Some(Duration::ZERO));
-        assert_eq!(Deadline::new(now, None, 10 * SECOND).forwarded(now), None);
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_is_tried_again_with_less_than_the_floor_left(given in 1u64..60_000, allowed in 1u64..60_000) {
-            let now = Instant::now();
-            let deadline = Deadline::new(now, Some(Duration::from_millis(given)), Duration::from_millis(allowed));
-            let left = deadline.at() - deadline.last_start();
-            prop_assert!(left >= FLOOR || deadline.total() <= FLOOR);
-            prop_assert!(deadline.last_start() >= now && deadline.last_start() <= deadline.at());
-        }
-    }
+impl Per {
+    /// Each operation of each endpoint.
+    pub const OPERATION: Self = Self { caller: false, endpoint: true, service: true, operation: true };
 }
