@@ -1,6 +1,6 @@
 //! The command line: what can be said on it, and what `check` and `resolve` answer.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -105,6 +105,9 @@ pub struct ResolveArgs {
     /// Name an operation, for policies that depend on it.
     #[arg(long, default_value = "")]
     pub operation: String,
+    /// Name a caller by the address that it connects from, for policies that depend on it.
+    #[arg(long, value_name = "IP")]
+    pub caller: Option<IpAddr>,
 }
 
 impl RunArgs {

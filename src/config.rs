@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::admission::Trust;
 use crate::registry::{ClusterSettings, Definition};
+use crate::resilience::rate_limit::StoreSettings;
 use crate::route::PolicyRule;
 use crate::server::{ListenerSettings, ServerSettings};
 use crate::telemetry::LogSettings;
@@ -52,6 +53,8 @@ pub struct Settings {
     pub policies: Vec<PolicyRule>,
     /// Connections to targets.
     pub upstream: UpstreamSettings,
+    /// Store of the limits that several gateways share; there is one wherever a policy needs it.
+    pub redis: Option<StoreSettings>,
     /// Folder for what has to outlive the process; `None` where none is configured and there is no home directory.
     pub state: Option<PathBuf>,
     /// The process's log and the access log.
@@ -68,6 +71,7 @@ impl Default for Settings {
             endpoints: Vec::new(),
             policies: Vec::new(),
             upstream: UpstreamSettings::default(),
+            redis: None,
             state: state::default_directory(&environment),
             log: LogSettings::default(),
         }

@@ -20,7 +20,7 @@ use crate::nexus::{Call, headers};
 use crate::registry::{LookUp, Registry};
 use crate::resilience::Deadline;
 use crate::response::{Asked, Failure, Outcome, Reason, shape};
-use crate::route::{Endpoint, Operation, Router};
+use crate::route::{Endpoint, Policy, Router};
 use crate::telemetry::{Record, Telemetry};
 use crate::upstream::{Crossing, Exchange, Outgoing};
 
@@ -83,14 +83,15 @@ impl Gateway {
             decode(&head.uri.path()[call.path.endpoint.clone()]).is_some_and(|name| name == endpoint.name());
         let operation = endpoint.operation(call.path.key(head.uri.path()));
         visit.record.operation(&operation.metrics);
-        let deadline = Deadline::new(visit.record.started(), call.timeout, operation.policy.timeout);
+        let policy = operation.policies.of(visit.caller.peer().ip());
+        let deadline = Deadline::new(visit.record.started(), call.timeout, policy.timeout);
 
         let sent = AtomicBool::new(false);
         let forwarded = async {
-            let body = read_request(&head.headers, body, operation.policy.max_request_body).await?;
+            let body = read_request(&head.headers, body, policy.max_request_body).await?;
             let request = outgoing(visit, head, &call, &endpoint, body)?;
             let (head, exchange) = self.attempt(visit, &call, &endpoint, request, &deadline, &sent).await?;
-            shape(head, exchange, asked(&call, &endpoint, &operation, &deadline)).await
+            shape(head, exchange, asked(&call, &endpoint, policy, &deadline)).await
         };
         let in_time = timeout_at(deadline.at(), forwarded).await;
         in_time.unwrap_or_else(|_| Err(late(&deadline, sent.load(Ordering::Relaxed))))
@@ -104,7 +105,7 @@ impl Gateway {
         if let Some(endpoint) = self.router.find(&name) {
             return Ok(endpoint);
         }
-        let allowed = self.router.default_policy().timeout;
+        let allowed = self.router.default_policy(visit.caller.peer().ip()).timeout;
         let deadline = Deadline::new(visit.record.started(), call.timeout, allowed);
         let unavailable = |why: &str| {
             let message = format!("endpoint {name:?} is not known, and the registry could not be asked: {why}");
@@ -235,11 +236,11 @@ fn crossing<'a>(endpoint: &'a Endpoint, caller: &Caller) -> Crossing<'a> {
     Crossing { prefix: endpoint.prefix(), cluster_id, may_steer: caller.may_steer() }
 }
 
-fn asked(call: &Call, endpoint: &Endpoint, operation: &Operation, deadline: &Deadline) -> Asked {
+fn asked(call: &Call, endpoint: &Endpoint, policy: &Policy, deadline: &Deadline) -> Asked {
     Asked {
         method: call.path.method,
         temporal: endpoint.entry().definition.is_temporal(),
-        limit: operation.policy.max_response_body,
+        limit: policy.max_response_body,
         deadline: deadline.at(),
     }
 }

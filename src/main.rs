@@ -7,7 +7,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use nexus_gateway::cli::{Cli, Command, ResolveArgs, RunArgs, exit};
 use nexus_gateway::config::{self, Problem, Settings};
-use nexus_gateway::resolve::{Resolved, resolve};
+use nexus_gateway::resolve::{Question, Resolved, resolve};
 use nexus_gateway::run::{Drained, Running};
 use nexus_gateway::telemetry::{LogFormat, LogSettings};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -115,7 +115,8 @@ async fn explain(args: &ResolveArgs) -> ExitCode {
         Ok(settings) => settings,
         Err(problems) => return refuse(&problems),
     };
-    match resolve(settings, &args.name, &args.service, &args.operation).await {
+    let question = Question { service: &args.service, operation: &args.operation, caller: args.caller };
+    match resolve(settings, &args.name, question).await {
         Resolved::Found(text) => {
             print!("{text}");
             ExitCode::SUCCESS

@@ -1,12 +1,15 @@
 //! `nexus-gateway resolve`: where an endpoint leads, by which source, under which policy, and why.
 
 use std::fmt::{Display, Write};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::Settings;
 use crate::registry::{CONFIGURATION, LookUp, Registry};
-use crate::route::{Decided, Plan, Router, Table};
+use crate::route::{Decided, Decision, Endpoint, Plan, Router, Table};
 use crate::telemetry::Telemetry;
+
+mod limits;
 
 /// What there is to say of a name.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,8 +22,19 @@ pub enum Resolved {
     Unavailable(String),
 }
 
+/// Whose request it is that policies are asked about.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// Service name; empty: one that no rule names.
+    pub service: &'a str,
+    /// Operation name; empty: one that no rule names.
+    pub operation: &'a str,
+    /// Address of the caller; none: one that no rule names.
+    pub caller: Option<IpAddr>,
+}
+
 /// Asks the sources of `settings` for `name`.
-pub async fn resolve(settings: Settings, name: &str, service: &str, operation: &str) -> Resolved {
+pub async fn resolve(settings: Settings, name: &str, question: Question<'_>) -> Resolved {
     let router = Arc::new(Router::new(Telemetry::new(), 1));
     let publish_to = Arc::clone(&router);
     let registry = Registry::new(move |snapshot| publish_to.apply(snapshot), None);
@@ -32,7 +46,7 @@ pub async fn resolve(settings: Settings, name: &str, service: &str, operation: &
     let table = router.table();
     match (router.find(name), looked_up) {
         (Some(endpoint), looked_up) => {
-            let mut text = describe(&table, &endpoint, service, operation);
+            let mut text = describe(&table, &endpoint, question);
             if let LookUp::Unavailable(why) = looked_up {
                 line(&mut text, "warning", format!("not every source could be asked: {why}"));
             }
@@ -43,7 +57,7 @@ pub async fn resolve(settings: Settings, name: &str, service: &str, operation: &
     }
 }
 
-fn describe(table: &Table, endpoint: &crate::route::Endpoint, service: &str, operation: &str) -> String {
+fn describe(table: &Table, endpoint: &Endpoint, question: Question<'_>) -> String {
     let entry = endpoint.entry();
     let mut text = String::new();
     line(&mut text, "endpoint", endpoint.name());
@@ -72,16 +86,46 @@ fn describe(table: &Table, endpoint: &crate::route::Endpoint, service: &str, ope
     let addresses = if addresses.is_empty() { endpoint.upstream().name().to_owned() } else { addresses.join(", ") };
     line(&mut text, "goes to", format!("{}{{service}}/{{operation}} at {addresses}", endpoint.prefix()));
 
-    let decision = table.explain(endpoint.name(), service, operation);
-    line(&mut text, "timeout", because(decision.timeout, |timeout| format!("{timeout:?}")));
-    line(&mut text, "max_request_body", because(decision.max_request_body, |bytes| format!("{bytes} bytes")));
-    line(&mut text, "max_response_body", because(decision.max_response_body, |bytes| format!("{bytes} bytes")));
+    let Question { service, operation, caller } = question;
+    let policies = table.policies();
+    decisions(&mut text, &policies.explain(endpoint.name(), service, operation, caller));
+    let named = policies.callers(endpoint.name(), service, operation);
+    if caller.is_none() && !named.is_empty() {
+        let named: Vec<_> = named.iter().map(ToString::to_string).collect();
+        line(&mut text, "other callers", format!("ask with --caller about {}", named.join(", ")));
+    }
     text
 }
 
-fn because<T>(decided: Decided<T>, show: impl Fn(T) -> String) -> String {
+/// Each setting with the rule that decides.
+fn decisions(text: &mut String, decision: &Decision) {
+    let Decision { timeout, max_request_body, max_response_body, hold, rate_limit, concurrency, retry, breaker } =
+        decision;
+    line(text, "timeout", because(timeout, |timeout| format!("{timeout:?}")));
+    line(text, "max_request_body", because(max_request_body, |bytes| format!("{bytes} bytes")));
+    line(text, "max_response_body", because(max_response_body, |bytes| format!("{bytes} bytes")));
+    line(text, "hold", because(hold, ToString::to_string));
+    line(
+        text,
+        "rate_limit",
+        because(rate_limit, |limit| or_off(limit.as_deref(), |it| limits::rate_limit(&it.settings))),
+    );
+    line(
+        text,
+        "concurrency",
+        because(concurrency, |limit| or_off(limit.as_deref(), |it| limits::concurrency(&it.settings))),
+    );
+    line(text, "retry", because(retry, |retry| limits::retry(retry)));
+    line(text, "breaker", because(breaker, |breaker| or_off(breaker.as_deref(), |it| limits::breaker(&it.settings))));
+}
+
+fn because<T>(decided: &Decided<T>, show: impl Fn(&T) -> String) -> String {
     let why = decided.rule.map_or("the default".into(), |rule| format!("policies[{rule}]"));
-    format!("{} ({why})", show(decided.value))
+    format!("{} ({why})", show(&decided.value))
+}
+
+fn or_off<T>(setting: Option<&T>, show: impl Fn(&T) -> String) -> String {
+    setting.map_or_else(|| "off".into(), show)
 }
 
 fn line(text: &mut String, label: &str, value: impl Display) {

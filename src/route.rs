@@ -4,6 +4,7 @@
 //! built beside it; what did not change is carried over with its connections, metrics and known operations.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -18,7 +19,7 @@ use crate::upstream::{Upstream, UpstreamSettings};
 
 mod policy;
 
-pub use policy::{Decided, Decision, Policies, Policy, PolicyRule, Selector};
+pub use policy::{Decided, Decision, ForCallers, Policies, Policy, PolicyRule, Ruled, Selector, Toggle};
 
 /// Operations remembered per endpoint. Callers choose the names, so there is a bound; beyond it an operation's policy
 /// is found anew for each request.
@@ -88,8 +89,8 @@ pub struct Operation {
     pub service: Box<str>,
     /// The operation, decoded.
     pub operation: Box<str>,
-    /// What holds for its requests.
-    pub policy: Policy,
+    /// What holds for its requests, by caller.
+    pub policies: ForCallers,
     /// Its metrics.
     pub metrics: Arc<OperationMetrics>,
 }
@@ -113,9 +114,9 @@ impl Router {
         self.table.load_full()
     }
 
-    /// What holds for requests that name no endpoint of the table.
-    pub fn default_policy(&self) -> Policy {
-        self.table.load().plan.policies.decide("", "", "")
+    /// What holds for requests of `caller` that name no endpoint of the table.
+    pub fn default_policy(&self, caller: IpAddr) -> Policy {
+        self.table.load().plan.policies.decide("", "", "", caller)
     }
 
     /// From the next table on this is the plan.
@@ -223,9 +224,9 @@ impl Table {
         self.upstreams.values()
     }
 
-    /// What holds for an operation, and why.
-    pub fn explain(&self, endpoint: &str, service: &str, operation: &str) -> Decision {
-        self.plan.policies.explain(endpoint, service, operation)
+    /// The rules in force.
+    pub fn policies(&self) -> &Policies {
+        &self.plan.policies
     }
 
     /// Of two with the same id the first one counts.
@@ -285,7 +286,7 @@ impl Endpoint {
         let service = decode(service).unwrap_or_default();
         let operation = decode(operation).unwrap_or_default();
         Operation {
-            policy: self.plan.policies.decide(self.name(), &service, &operation),
+            policies: self.plan.policies.decide_all(self.name(), &service, &operation),
             metrics: self.metrics.operation(&service, &operation),
             service: service.into(),
             operation: operation.into(),
@@ -360,13 +361,14 @@ mod tests {
     #[tokio::test]
     async fn a_new_policy_reaches_operations_already_known_and_keeps_connections() {
         let router = router(vec![dispatch("pay")]);
+        let policy = |endpoint: &Endpoint| Arc::clone(endpoint.operation("S/o").policies.of([127, 0, 0, 1].into()));
         let before = router.find("pay").unwrap();
-        assert_eq!(before.operation("S/o").policy.max_request_body, 2 << 20);
+        assert_eq!(policy(&before).max_request_body, 2 << 20);
         let rule = PolicyRule { max_request_body: Some(5), ..PolicyRule::default() };
         router.configure(Plan { policies: Policies::new(vec![rule]), ..plan() });
         router.apply(&Snapshot { by_name: vec![dispatch("pay")], ..Snapshot::default() });
         let after = router.find("pay").unwrap();
-        assert_eq!(after.operation("S/o").policy.max_request_body, 5);
+        assert_eq!(policy(&after).max_request_body, 5);
         assert!(Arc::ptr_eq(before.upstream(), after.upstream()));
     }
 

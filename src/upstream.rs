@@ -46,6 +46,16 @@ pub struct UpstreamSettings {
     pub max_idle: usize,
     /// Time between two DNS look-ups of a host name.
     pub resolve_every: Duration,
+    /// Time in which the share of an address that is new, or healthy again, grows to the full one; zero: at once.
+    pub slow_start: Duration,
+    /// Time between two probes of an address that is down.
+    pub probe_every: Duration,
+    /// An address is ejected after so many failures in a row; 0: never.
+    pub eject_after: u32,
+    /// How long an address stays ejected the first time.
+    pub eject_for: Duration,
+    /// With less than this percentage of the addresses usable, ejections do not count; 0: they always do.
+    pub panic_threshold: u32,
 }
 
 impl Default for UpstreamSettings {
@@ -55,6 +65,11 @@ impl Default for UpstreamSettings {
             idle_timeout: Duration::from_secs(90),
             max_idle: 256,
             resolve_every: Duration::from_secs(10),
+            slow_start: Duration::from_secs(10),
+            probe_every: Duration::from_millis(250),
+            eject_after: 5,
+            eject_for: Duration::from_secs(5),
+            panic_threshold: 50,
         }
     }
 }

@@ -8,8 +8,14 @@ use serde::Deserialize;
 
 use super::shape::{Discover, Named, Urls};
 use super::value::{
-    AccessLog, Address, Checked, Count, EndpointName, Folder, HOUR, KIB, LogLevel, MIB, MINUTE, SECOND, Segment, Size,
-    Time, Url,
+    AccessLog, Address, Checked, Count, Folder, GIB, HOUR, KIB, LogLevel, MIB, MINUTE, Percent, SECOND, Segment, Size,
+    Store, Time, Url,
+};
+
+mod policy;
+
+pub(super) use policy::{
+    Breaker, Cause, Concurrency, Level, OnFailure, Part, Policy, RateLimit, Retry, Scope, Setting,
 };
 
 /// The configuration of nexus-gateway.
@@ -28,8 +34,10 @@ pub(super) struct File {
     pub(super) endpoints: Option<Named<Endpoint>>,
     /// What holds for which requests: first match wins per setting, most specific selector first.
     pub(super) policies: Option<Vec<Option<Policy>>>,
-    /// Connections to clusters and external handlers.
+    /// Addresses of clusters and external handlers, and connections to them.
     pub(super) upstream: Option<Upstream>,
+    /// A Redis or Valkey server, through which gateways share limits of global scope. Left out: none.
+    pub(super) redis: Option<Redis>,
     /// What has to outlive the process.
     pub(super) state: Option<State>,
     /// The process's own log and the access log.
@@ -74,6 +82,13 @@ pub(super) struct Server {
     pub(super) grace: Option<Checked<Time<1, HOUR>>>,
     /// Worker threads, 1 to 1024; read at start only. Default: the number of cores.
     pub(super) workers: Option<Checked<Count<1, 1024>>>,
+    /// Requests in flight at a time, 1 to 1000000. Default: 10000.
+    pub(super) max_in_flight: Option<Checked<Count<1, 1_000_000>>>,
+    /// Bytes of request bodies held at a time, up to 1024GiB; no less than the largest `max_request_body`.
+    /// Default: 256MiB.
+    pub(super) max_queued_bytes: Option<Checked<Size<1, { 1024 * GIB }>>>,
+    /// Longest time that a request waits for a place in flight, up to 1m; 0s: none waits. Default: 1s.
+    pub(super) max_wait: Option<Checked<Time<0, MINUTE>>>,
 }
 
 #[derive(Default, Deserialize, JsonSchema)]
@@ -124,30 +139,6 @@ pub(super) struct External {
 
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Policy {
-    /// Which requests; left out or empty: every request.
-    pub(super) r#match: Option<Match>,
-    /// Longest time from the request's head to the answer's last byte, up to 1h. Default: 10s.
-    pub(super) timeout: Option<Checked<Time<1, HOUR>>>,
-    /// Largest request body, up to 64MiB. Default: 2MiB.
-    pub(super) max_request_body: Option<Checked<Size<1, { 64 * MIB }>>>,
-    /// Largest answer body, up to 64MiB. Default: 2MiB.
-    pub(super) max_response_body: Option<Checked<Size<1, { 64 * MIB }>>>,
-}
-
-#[derive(Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Match {
-    /// An endpoint's name. Left out: every endpoint.
-    pub(super) endpoint: Option<Checked<EndpointName>>,
-    /// A service's name. Left out: every service.
-    pub(super) service: Option<Checked<Segment>>,
-    /// An operation's name. Left out: every operation.
-    pub(super) operation: Option<Checked<Segment>>,
-}
-
-#[derive(Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Upstream {
     /// Longest time for one TCP connect, up to 1m. Default: 2s.
     pub(super) connect_timeout: Option<Checked<Time<1, MINUTE>>>,
@@ -157,6 +148,27 @@ pub(super) struct Upstream {
     pub(super) max_idle: Option<Checked<Count<0, 65_536>>>,
     /// Time between two DNS look-ups of a host name, 100ms to 1h. Default: 10s.
     pub(super) resolve_every: Option<Checked<Time<100, HOUR>>>,
+    /// Time in which the share of an address that is new, or healthy again, grows to the full one, up to 1h; 0s: at
+    /// once. Default: 10s.
+    pub(super) slow_start: Option<Checked<Time<0, HOUR>>>,
+    /// Time between two probes of an address that is down, 50ms to 1m. Default: 250ms.
+    pub(super) probe_every: Option<Checked<Time<50, MINUTE>>>,
+    /// An address is ejected after so many failures in a row, up to 1000; 0: never. Default: 5.
+    pub(super) eject_after: Option<Checked<Count<0, 1000>>>,
+    /// How long an address stays ejected the first time, 100ms to 1h. Default: 5s.
+    pub(super) eject_for: Option<Checked<Time<100, HOUR>>>,
+    /// With less than this share of the addresses usable, ejections do not count; 0%: they always do. Default: 50%.
+    pub(super) panic_threshold: Option<Checked<Percent<0, 100>>>,
+}
+
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Redis {
+    /// `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`; one with a password is best written as `${env:NAME}` or
+    /// `${file:/path}`. Mandatory.
+    pub(super) url: Option<Checked<Store>>,
+    /// Longest time for one decision, 1ms to 10s; after it `on_failure` holds. Default: 50ms.
+    pub(super) timeout: Option<Checked<Time<1, { 10 * SECOND }>>>,
 }
 
 #[derive(Default, Deserialize, JsonSchema)]

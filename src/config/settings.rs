@@ -1,11 +1,14 @@
 //! The file and the flags turned into settings; checks what is mandatory and what has to fit together.
 
+use std::time::Duration;
+
 use super::expand::Environment;
-use super::file::{File, Log, LogFormat, Server, Upstream};
+use super::file::{File, Log, LogFormat, Redis, Server, Upstream};
 use super::problem::Problem;
 use super::report::Report;
 use super::tree::Node;
 use super::{Overrides, Settings, state};
+use crate::resilience::rate_limit::StoreSettings;
 use crate::server::ServerSettings;
 use crate::telemetry::{self, LogSettings};
 use crate::upstream::UpstreamSettings;
@@ -25,14 +28,23 @@ pub(super) fn build(
     let mut report = Report::new(root, problems);
     let (listen, admin) = addresses::build(file.listen, file.admin, overrides, &mut report);
     let clusters = targets::clusters(file.clusters, &overrides.clusters, &mut report);
+    let endpoints = targets::endpoints(file.endpoints, &clusters, &mut report);
+    let policies = policies::build(file.policies, &mut report);
+    let has_store = file.redis.is_some() || report.is_known_bad("redis");
+    if !has_store {
+        policies::refuse_shared_without_store(&policies, &mut report);
+    }
+    let server = server(file.server.unwrap_or_default());
+    policies::refuse_little_room(&policies, server.max_queued_bytes, &mut report);
     Settings {
         listen,
         admin,
-        server: server(file.server.unwrap_or_default()),
-        endpoints: targets::endpoints(file.endpoints, &clusters, &mut report),
+        server,
+        endpoints,
         clusters,
-        policies: policies::build(file.policies, &mut report),
+        policies,
         upstream: upstream(file.upstream.unwrap_or_default()),
+        redis: file.redis.and_then(|redis| store(redis, &mut report)),
         state: overrides
             .state
             .clone()
@@ -51,6 +63,9 @@ fn server(file: Server) -> ServerSettings {
         idle_timeout: file.idle_timeout.map_or(default.idle_timeout, |value| value.0),
         grace: file.grace.map_or(default.grace, |value| value.0),
         workers: file.workers.map_or(default.workers, |value| value.0),
+        max_in_flight: file.max_in_flight.map_or(default.max_in_flight, |value| value.0),
+        max_queued_bytes: file.max_queued_bytes.map_or(default.max_queued_bytes, |value| value.0),
+        max_wait: file.max_wait.map_or(default.max_wait, |value| value.0),
     }
 }
 
@@ -61,7 +76,25 @@ fn upstream(file: Upstream) -> UpstreamSettings {
         idle_timeout: file.idle_timeout.map_or(default.idle_timeout, |value| value.0),
         max_idle: file.max_idle.map_or(default.max_idle, |value| value.0),
         resolve_every: file.resolve_every.map_or(default.resolve_every, |value| value.0),
+        slow_start: file.slow_start.map_or(default.slow_start, |value| value.0),
+        probe_every: file.probe_every.map_or(default.probe_every, |value| value.0),
+        eject_after: file.eject_after.map_or(default.eject_after, |value| narrow(value.0)),
+        eject_for: file.eject_for.map_or(default.eject_for, |value| value.0),
+        panic_threshold: file.panic_threshold.map_or(default.panic_threshold, |value| value.0),
     }
+}
+
+/// The bounds of every count that goes through here lie far below.
+fn narrow(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+fn store(file: Redis, report: &mut Report<'_>) -> Option<StoreSettings> {
+    if file.url.is_none() {
+        report.add("redis", "has no URL; write `url: redis://HOST:PORT`");
+    }
+    let timeout = file.timeout.map_or(Duration::from_millis(50), |value| value.0);
+    Some(StoreSettings { url: file.url?.0, timeout })
 }
 
 fn log(file: Log) -> LogSettings {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, Deserializer, Visitor};
@@ -104,6 +104,50 @@ impl<'de> Visitor<'de> for UrlsVisitor {
 
     fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<Urls, A::Error> {
         Vec::deserialize(SeqAccessDeserializer::new(list)).map(Urls::Several)
+    }
+}
+
+/// `retry: off` or `retry: { attempts: 3 }`.
+pub(super) enum Toggled<T> {
+    Off,
+    Keys(T),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Toggled<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ToggledVisitor(PhantomData))
+    }
+}
+
+struct ToggledVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ToggledVisitor<T> {
+    type Value = Toggled<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("`off` or a mapping of keys")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Toggled<T>, E> {
+        if text == "off" { Ok(Toggled::Off) } else { Err(E::invalid_type(de::Unexpected::Str(text), &self)) }
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Toggled<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Toggled::Keys)
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Toggled<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("Toggled{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "const": "off" }, generator.subschema_for::<T>()] })
     }
 }
 

@@ -119,11 +119,11 @@ impl Node {
     }
 }
 
-/// How a message speaks of a text. One with an `@` may be a URL with a password.
+/// How a message speaks of a text. One with an `@` or a `?` may be a URL with a password.
 pub(super) fn shown_text(text: &str) -> String {
     match text {
         "" => "the empty text".into(),
-        text if text.contains('@') || text.chars().count() > 100 => "this text".into(),
+        text if text.contains(['@', '?']) || text.chars().count() > 100 => "this text".into(),
         text => format!("`{}`", text.escape_debug()),
     }
 }

@@ -17,6 +17,10 @@ use super::units::{format_duration, format_size, parse_duration, parse_size};
 use crate::nexus::BaseUrl;
 use crate::telemetry::AccessLogTarget;
 
+mod limits;
+
+pub(super) use limits::{CallerAddress, OrOff, Percent, Period, RateOf, Store};
+
 /// Milliseconds.
 pub(super) const SECOND: u64 = 1_000;
 pub(super) const MINUTE: u64 = 60 * SECOND;
@@ -24,6 +28,10 @@ pub(super) const HOUR: u64 = 60 * MINUTE;
 /// Bytes.
 pub(super) const KIB: usize = 1 << 10;
 pub(super) const MIB: usize = 1 << 20;
+pub(super) const GIB: usize = 1 << 30;
+
+/// Milliseconds below which a breaker does not measure.
+const MIN_PERIOD: u64 = 100;
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
@@ -40,6 +48,9 @@ pub(super) trait Kind {
     /// Whether a whole number is taken like its text.
     const NUMERIC: bool = false;
 
+    /// Whether `off` is taken, too.
+    const OFF: bool = false;
+
     fn from_text(text: &str) -> Result<Self::Value, String>;
 
     fn from_integer(number: i64) -> Result<Self::Value, String> {
@@ -54,7 +65,12 @@ pub(super) trait Kind {
 
 fn misplaced<K: Kind + ?Sized>() -> String {
     let hint = if K::FREE_TEXT { "; put it in quotes if it is meant as text" } else { "" };
-    format!("stands where {} is expected{hint}", K::EXPECTED)
+    format!("stands where {} is expected{hint}", expected::<K>())
+}
+
+fn expected<K: Kind + ?Sized>() -> String {
+    let off = if K::OFF { " or `off`" } else { "" };
+    format!("{}{off}", K::EXPECTED)
 }
 
 /// A value of kind `K` that passed its checks.
@@ -72,7 +88,7 @@ impl<K: Kind> Visitor<'_> for CheckedVisitor<K> {
     type Value = K::Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(K::EXPECTED)
+        f.write_str(&expected::<K>())
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<K::Value, E> {
@@ -102,7 +118,8 @@ impl<K: Kind> JsonSchema for Checked<K> {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let pattern = format!("{}|\\$\\{{", K::pattern());
+        let off = if K::OFF { "|^off$" } else { "" };
+        let pattern = format!("{}{off}|\\$\\{{", K::pattern());
         if K::NUMERIC {
             json_schema!({ "type": ["integer", "string"], "minimum": 0, "pattern": pattern })
         } else {

@@ -63,3 +63,34 @@ impl Rate {
         self.every / self.requests.get()
     }
 }
+
+/// The store of limits that several gateways share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// Where it is.
+    pub url: StoreUrl,
+    /// Longest time for one decision of the store.
+    pub timeout: Duration,
+}
+
+/// A `redis://` URL. It may hold a password, so it never shows in a log or a message.
+#[derive(Clone, PartialEq, Eq)]
+pub struct StoreUrl(Box<str>);
+
+impl StoreUrl {
+    /// A URL whose form was checked.
+    pub fn new(url: impl Into<Box<str>>) -> Self {
+        Self(url.into())
+    }
+
+    /// The whole URL, only for opening a connection.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StoreUrl(…)")
+    }
+}

@@ -1,10 +1,23 @@
 //! Which policy holds for a request: the first rule that matches decides each setting, the most specific rule first.
+//!
+//! This is what can be said in a rule and what comes of the rules; how they are ordered and decide is `rules`. Must not
+//! know how limits, retries and breakers work, only their settings.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::resilience::{BreakerSettings, ConcurrencySettings, RateLimitSettings, RetrySettings};
+
+mod rules;
+
+pub use rules::{Decided, Decision, ForCallers, Policies};
+
 /// What a policy rule applies to; an absent part matches everything.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Selector {
+    /// Address of the caller. An IPv4 address inside an IPv6 one is the same as by itself.
+    pub caller: Option<IpAddr>,
     /// Endpoint name.
     pub endpoint: Option<Box<str>>,
     /// Service name, decoded.
@@ -24,6 +37,25 @@ pub struct PolicyRule {
     pub max_request_body: Option<usize>,
     /// See [`Policy::max_response_body`].
     pub max_response_body: Option<usize>,
+    /// See [`Policy::hold`].
+    pub hold: Option<bool>,
+    /// See [`Policy::rate_limit`].
+    pub rate_limit: Option<Toggle<RateLimitSettings>>,
+    /// See [`Policy::concurrency`].
+    pub concurrency: Option<Toggle<ConcurrencySettings>>,
+    /// See [`Policy::retry`].
+    pub retry: Option<Toggle<RetrySettings>>,
+    /// See [`Policy::breaker`].
+    pub breaker: Option<Toggle<BreakerSettings>>,
+}
+
+/// A setting that a more specific rule can switch off again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Toggle<T> {
+    /// Not at all.
+    Off,
+    /// With these settings.
+    On(T),
 }
 
 /// What holds for a request, after all rules.
@@ -35,132 +67,96 @@ pub struct Policy {
     pub max_request_body: usize,
     /// Largest answer body in bytes. Default 2 MiB, Temporal's own limit.
     pub max_response_body: usize,
+    /// Whether requests wait while every address of the target is down. Default yes.
+    pub hold: bool,
+    /// How many requests may go in a time. Default any number.
+    pub rate_limit: Option<Arc<Ruled<RateLimitSettings>>>,
+    /// How many requests may be on their way at a time. Default any number.
+    pub concurrency: Option<Arc<Ruled<ConcurrencySettings>>>,
+    /// What is sent again; one attempt where retries are off. Default [`RetrySettings::default`].
+    pub retry: Arc<RetrySettings>,
+    /// When an operation that keeps failing is not asked for a while. Default never.
+    pub breaker: Option<Arc<Ruled<BreakerSettings>>>,
+}
+
+/// Settings together with the rule that they come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruled<T> {
+    /// What the rule says.
+    pub settings: T,
+    /// Which of `policies` it is, counted from 0.
+    pub rule: usize,
+    /// What a refusal calls it, such as `policies[2].rate_limit`.
+    pub name: Arc<str>,
+    /// The requests that the rule matches: they share what is limited or broken.
+    pub selector: Selector,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(10), max_request_body: 2 << 20, max_response_body: 2 << 20 }
+        Self {
+            timeout: Duration::from_secs(10),
+            max_request_body: 2 << 20,
+            max_response_body: 2 << 20,
+            hold: true,
+            rate_limit: None,
+            concurrency: None,
+            retry: Arc::default(),
+            breaker: None,
+        }
+    }
+}
+
+impl<T> Toggle<T> {
+    /// The settings, if it is on.
+    pub fn on(self) -> Option<T> {
+        match self {
+            Self::Off => None,
+            Self::On(settings) => Some(settings),
+        }
+    }
+
+    /// A toggle of what `change` makes of the settings.
+    pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Toggle<U> {
+        self.on().map_or(Toggle::Off, |settings| Toggle::On(change(settings)))
+    }
+}
+
+impl<T: Clone> Ruled<T> {
+    /// What identifies the limit or breaker across reloads, in which a rule's number may change.
+    pub fn key(&self) -> (T, Selector) {
+        (self.settings.clone(), self.selector.clone())
     }
 }
 
 impl Selector {
+    /// Whether it matches every request that `other` matches.
+    pub fn covers(&self, other: &Self) -> bool {
+        fn fits<T: PartialEq>(part: Option<&T>, other: Option<&T>) -> bool {
+            part.is_none_or(|part| other == Some(part))
+        }
+        fits(self.caller.map(|ip| ip.to_canonical()).as_ref(), other.caller.map(|ip| ip.to_canonical()).as_ref())
+            && fits(self.endpoint.as_ref(), other.endpoint.as_ref())
+            && fits(self.service.as_ref(), other.service.as_ref())
+            && fits(self.operation.as_ref(), other.operation.as_ref())
+    }
+
+    /// Whether it matches this operation, whoever calls.
     fn matches(&self, endpoint: &str, service: &str, operation: &str) -> bool {
         let fits = |part: &Option<Box<str>>, value: &str| part.as_deref().is_none_or(|part| part == value);
         fits(&self.endpoint, endpoint) && fits(&self.service, service) && fits(&self.operation, operation)
     }
 
-    /// More parts are more specific; of as many, the one that names the operation, then the service.
-    fn specificity(&self) -> (usize, bool, bool) {
+    /// Whether it matches this caller, or without one every caller that no rule names.
+    fn matches_caller(&self, caller: Option<IpAddr>) -> bool {
+        self.caller.is_none_or(|named| caller.is_some_and(|ip| named.to_canonical() == ip.to_canonical()))
+    }
+
+    /// More parts are more specific; of as many, the one that names the operation, then the service, then the
+    /// endpoint. So a rule for one caller alone comes last before the rules for everything.
+    fn specificity(&self) -> (usize, bool, bool, bool) {
         let parts = [&self.endpoint, &self.service, &self.operation];
-        let named = parts.iter().filter(|part| part.is_some()).count();
-        (named, self.operation.is_some(), self.service.is_some())
-    }
-}
-
-/// The rules in the order in which they decide.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Policies {
-    /// Each with its place in the configuration.
-    rules: Vec<(usize, PolicyRule)>,
-}
-
-/// A setting's value and the place in the configuration of the rule that set it; none where it is the default.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decided<T> {
-    /// What holds.
-    pub value: T,
-    /// Which of `policies` says so, counted from 0.
-    pub rule: Option<usize>,
-}
-
-/// A policy with the reason for each setting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decision {
-    /// See [`Policy::timeout`].
-    pub timeout: Decided<Duration>,
-    /// See [`Policy::max_request_body`].
-    pub max_request_body: Decided<usize>,
-    /// See [`Policy::max_response_body`].
-    pub max_response_body: Decided<usize>,
-}
-
-impl Policies {
-    /// Puts rules into the order in which they decide.
-    pub fn new(rules: Vec<PolicyRule>) -> Self {
-        let mut rules: Vec<_> = rules.into_iter().enumerate().collect();
-        rules.sort_by_key(|(_, rule)| std::cmp::Reverse(rule.selector.specificity()));
-        Self { rules }
-    }
-
-    /// What holds for an operation, and why.
-    pub fn explain(&self, endpoint: &str, service: &str, operation: &str) -> Decision {
-        let matching = || self.rules.iter().filter(|(_, rule)| rule.selector.matches(endpoint, service, operation));
-        let default = Policy::default();
-        Decision {
-            timeout: first(matching(), |rule| rule.timeout, default.timeout),
-            max_request_body: first(matching(), |rule| rule.max_request_body, default.max_request_body),
-            max_response_body: first(matching(), |rule| rule.max_response_body, default.max_response_body),
-        }
-    }
-
-    /// What holds for an operation.
-    pub fn decide(&self, endpoint: &str, service: &str, operation: &str) -> Policy {
-        let decision = self.explain(endpoint, service, operation);
-        Policy {
-            timeout: decision.timeout.value,
-            max_request_body: decision.max_request_body.value,
-            max_response_body: decision.max_response_body.value,
-        }
-    }
-}
-
-fn first<'a, T>(
-    mut rules: impl Iterator<Item = &'a (usize, PolicyRule)>,
-    setting: impl Fn(&PolicyRule) -> Option<T>,
-    default: T,
-) -> Decided<T> {
-    let found = rules.find_map(|(place, rule)| Some(Decided { value: setting(rule)?, rule: Some(*place) }));
-    found.unwrap_or(Decided { value: default, rule: None })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rule(endpoint: &str, service: &str, operation: &str, seconds: u64) -> PolicyRule {
-        let part = |text: &str| (!text.is_empty()).then(|| text.into());
-        let selector = Selector { endpoint: part(endpoint), service: part(service), operation: part(operation) };
-        PolicyRule { selector, timeout: Some(Duration::from_secs(seconds)), ..PolicyRule::default() }
-    }
-
-    fn timeout(policies: &Policies, endpoint: &str, service: &str, operation: &str) -> u64 {
-        policies.decide(endpoint, service, operation).timeout.as_secs()
-    }
-
-    #[test]
-    fn the_most_specific_rule_decides() {
-        let policies = Policies::new(vec![
-            rule("", "", "", 1),
-            rule("pay", "", "", 2),
-            rule("", "", "op", 3),
-            rule("pay", "Svc", "", 4),
-            rule("pay", "Svc", "op", 5),
-        ]);
-        assert_eq!(timeout(&policies, "x", "y", "z"), 1);
-        assert_eq!(timeout(&policies, "pay", "y", "z"), 2);
-        assert_eq!(timeout(&policies, "pay", "y", "op"), 3);
-        assert_eq!(timeout(&policies, "pay", "Svc", "z"), 4);
-        assert_eq!(timeout(&policies, "pay", "Svc", "op"), 5);
-    }
-
-    #[test]
-    fn of_equals_the_first_decides_and_each_setting_by_itself() {
-        let mut size_only = rule("pay", "", "", 0);
-        (size_only.timeout, size_only.max_request_body) = (None, Some(7));
-        let policies = Policies::new(vec![size_only, rule("pay", "", "", 2), rule("pay", "", "", 3)]);
-        let decision = policies.explain("pay", "Svc", "op");
-        assert_eq!(decision.timeout, Decided { value: Duration::from_secs(2), rule: Some(1) });
-        assert_eq!(decision.max_request_body, Decided { value: 7, rule: Some(0) });
-        assert_eq!(decision.max_response_body, Decided { value: 2 << 20, rule: None });
+        let named = parts.iter().filter(|part| part.is_some()).count() + usize::from(self.caller.is_some());
+        (named, self.operation.is_some(), self.service.is_some(), self.endpoint.is_some())
     }
 }

@@ -1,33 +1,49 @@
-//! Policies in file order.
+//! Policies in file order, and what has to fit together among them.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::config::file;
 use crate::config::problem::quoted_list;
 use crate::config::report::Report;
 use crate::config::tree::item_path;
-use crate::route::{PolicyRule, Selector};
+use crate::config::units::{format_duration, format_size};
+use crate::resilience::rate_limit::Scope;
+use crate::resilience::{Deadline, FLOOR};
+use crate::route::{Policies, Policy, PolicyRule, Selector, Toggle};
+
+mod limits;
 
 /// What a policy can set: the key, and whether a rule sets it.
 type Setting = (&'static str, fn(&PolicyRule) -> bool);
 
-const SETTINGS: [Setting; 3] = [
+const SETTINGS: [Setting; 8] = [
     ("timeout", |rule| rule.timeout.is_some()),
     ("max_request_body", |rule| rule.max_request_body.is_some()),
     ("max_response_body", |rule| rule.max_response_body.is_some()),
+    ("hold", |rule| rule.hold.is_some()),
+    ("rate_limit", |rule| rule.rate_limit.is_some()),
+    ("concurrency", |rule| rule.concurrency.is_some()),
+    ("retry", |rule| rule.retry.is_some()),
+    ("breaker", |rule| rule.breaker.is_some()),
 ];
 
 /// The rules; each sets something, and none sets again what one with the same selector sets.
 pub(super) fn build(list: Option<Vec<Option<file::Policy>>>, report: &mut Report<'_>) -> Vec<PolicyRule> {
-    let list = list.unwrap_or_default();
-    let rules: Vec<_> = list.into_iter().map(|policy| rule(policy.unwrap_or_default())).collect();
+    let list = list.unwrap_or_default().into_iter().map(Option::unwrap_or_default).enumerate();
+    let rules: Vec<_> = list.map(|(index, policy)| rule(policy, &item_path("policies", index), report)).collect();
     refuse_empty(&rules, report);
     refuse_repeated(&rules, report);
+    refuse_long_waits(&rules, report);
     rules
 }
 
-fn rule(file: file::Policy) -> PolicyRule {
+fn rule(file: file::Policy, path: &str, report: &mut Report<'_>) -> PolicyRule {
     let selector = file.r#match.unwrap_or_default();
     PolicyRule {
         selector: Selector {
+            caller: selector.caller.map(|address| address.0),
             endpoint: selector.endpoint.map(|name| name.0),
             service: selector.service.map(|name| name.0),
             operation: selector.operation.map(|name| name.0),
@@ -35,6 +51,11 @@ fn rule(file: file::Policy) -> PolicyRule {
         timeout: file.timeout.map(|value| value.0),
         max_request_body: file.max_request_body.map(|value| value.0),
         max_response_body: file.max_response_body.map(|value| value.0),
+        hold: file.hold,
+        rate_limit: limits::rate_limit(file.rate_limit, &format!("{path}.rate_limit"), report),
+        concurrency: limits::concurrency(file.concurrency, &format!("{path}.concurrency"), report),
+        retry: limits::retry(file.retry, &format!("{path}.retry"), report),
+        breaker: limits::breaker(file.breaker, &format!("{path}.breaker"), report),
     }
 }
 
@@ -67,4 +88,80 @@ fn refuse_repeated(rules: &[PolicyRule], report: &mut Report<'_>) {
         }
         earlier.push((path, rule));
     }
+}
+
+/// A wait that does not end before the last moment to send anything would only end in a failure for lateness. The
+/// time-out is the one that holds for those requests of the rule that no narrower rule matches.
+fn refuse_long_waits(rules: &[PolicyRule], report: &mut Report<'_>) {
+    // Without the bad ones another time-out would seem to hold.
+    let is_unknown = |index| ["match", "timeout"].map(|key| format!("{}.{key}", item_path("policies", index)));
+    if (0..rules.len()).flat_map(is_unknown).any(|path| report.is_known_bad(&path)) {
+        return;
+    }
+    let policies = Policies::new(rules.to_vec());
+    for (index, rule) in rules.iter().enumerate() {
+        let waits = [
+            ("rate_limit", on(rule.rate_limit.as_ref()).map(|limit| limit.max_wait)),
+            ("concurrency", on(rule.concurrency.as_ref()).map(|limit| limit.max_wait)),
+        ];
+        let timeout = policies.explain_selector(&rule.selector).timeout;
+        for (key, wait) in waits {
+            if let Some(wait) = wait.filter(|wait| !wait.is_zero() && *wait >= time_to_wait(timeout.value)) {
+                let path = format!("{}.{key}.max_wait", item_path("policies", index));
+                report.add(&path, too_long(wait, timeout.value, timeout.rule, report));
+            }
+        }
+    }
+}
+
+fn on<T>(setting: Option<&Toggle<T>>) -> Option<&T> {
+    match setting {
+        Some(Toggle::On(settings)) => Some(settings),
+        Some(Toggle::Off) | None => None,
+    }
+}
+
+/// The time from a request's begin to the last moment at which something can be sent.
+fn time_to_wait(timeout: Duration) -> Duration {
+    let now = Instant::now();
+    Deadline::new(now, None, timeout).last_start() - now
+}
+
+fn too_long(wait: Duration, timeout: Duration, rule: Option<usize>, report: &Report<'_>) -> String {
+    let whose = rule.map(|index| format!("{}.timeout", item_path("policies", index)));
+    let whose = whose.map_or_else(|| "the default".into(), |path| format!("`{path}`, {}", report.place(&path)));
+    let [wait, time, floor] = [wait, time_to_wait(timeout), FLOOR].map(format_duration);
+    let timeout = format_duration(timeout);
+    format!(
+        "a wait of {wait} is too long for a timeout of {timeout} ({whose}): an attempt needs {floor} of it, or half of \
+        a shorter one; write less than `{time}`"
+    )
+}
+
+/// Limits that several gateways share need a store.
+pub(super) fn refuse_shared_without_store(rules: &[PolicyRule], report: &mut Report<'_>) {
+    for (index, rule) in rules.iter().enumerate() {
+        if on(rule.rate_limit.as_ref()).is_some_and(|limit| limit.scope == Scope::Global) {
+            let path = format!("{}.rate_limit.scope", item_path("policies", index));
+            report.add(
+                &path,
+                "a global limit needs a store; write `redis: { url: redis://HOST:PORT }`, or `scope: local`",
+            );
+        }
+    }
+}
+
+/// A body that may come must find room, or it never can be held.
+pub(super) fn refuse_little_room(rules: &[PolicyRule], room: usize, report: &mut Report<'_>) {
+    let bodies = rules.iter().enumerate().filter_map(|(index, rule)| Some((rule.max_request_body?, Some(index))));
+    let default = (Policy::default().max_request_body, None);
+    let Some((body, rule)) = bodies.chain([default]).max_by_key(|(body, _)| *body).filter(|(body, _)| *body > room)
+    else {
+        return;
+    };
+    let path = rule.map(|index| format!("{}.max_request_body", item_path("policies", index)));
+    let whose = path.map_or_else(|| "the default".into(), |path| format!("`{path}`, {}", report.place(&path)));
+    let body = format_size(body);
+    let message = format!("has no room for the largest request body, {body} ({whose}); write at least `{body}`");
+    report.add_about("server.max_queued_bytes", &message);
 }

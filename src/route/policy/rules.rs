@@ -1,0 +1,322 @@
+//! The rules in the order in which they decide, and what they decide for an operation and a caller.
+
+use std::cmp::Reverse;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Policy, PolicyRule, Ruled, Selector, Toggle};
+use crate::resilience::retry::RetryOn;
+use crate::resilience::{BreakerSettings, ConcurrencySettings, RateLimitSettings, RetrySettings};
+
+/// The rules in the order in which they decide.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policies {
+    rules: Vec<Rule>,
+}
+
+/// A rule with its place in the configuration. What requests share is made once, here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Rule {
+    place: usize,
+    selector: Selector,
+    timeout: Option<Duration>,
+    max_request_body: Option<usize>,
+    max_response_body: Option<usize>,
+    hold: Option<bool>,
+    rate_limit: Option<Toggle<Arc<Ruled<RateLimitSettings>>>>,
+    concurrency: Option<Toggle<Arc<Ruled<ConcurrencySettings>>>>,
+    retry: Option<Arc<RetrySettings>>,
+    breaker: Option<Toggle<Arc<Ruled<BreakerSettings>>>>,
+}
+
+/// A setting's value and the place in the configuration of the rule that set it; none where it is the default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decided<T> {
+    /// What holds.
+    pub value: T,
+    /// Which of `policies` says so, counted from 0.
+    pub rule: Option<usize>,
+}
+
+/// A policy with the reason for each setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// See [`Policy::timeout`].
+    pub timeout: Decided<Duration>,
+    /// See [`Policy::max_request_body`].
+    pub max_request_body: Decided<usize>,
+    /// See [`Policy::max_response_body`].
+    pub max_response_body: Decided<usize>,
+    /// See [`Policy::hold`].
+    pub hold: Decided<bool>,
+    /// See [`Policy::rate_limit`].
+    pub rate_limit: Decided<Option<Arc<Ruled<RateLimitSettings>>>>,
+    /// See [`Policy::concurrency`].
+    pub concurrency: Decided<Option<Arc<Ruled<ConcurrencySettings>>>>,
+    /// See [`Policy::retry`].
+    pub retry: Decided<Arc<RetrySettings>>,
+    /// See [`Policy::breaker`].
+    pub breaker: Decided<Option<Arc<Ruled<BreakerSettings>>>>,
+}
+
+/// What holds for an operation, by caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForCallers {
+    others: Arc<Policy>,
+    /// Callers that a rule names, in order.
+    named: Box<[(IpAddr, Arc<Policy>)]>,
+}
+
+impl Policies {
+    /// Puts rules into the order in which they decide.
+    pub fn new(rules: Vec<PolicyRule>) -> Self {
+        let mut rules: Vec<_> = rules.into_iter().enumerate().map(|(place, rule)| Rule::new(place, rule)).collect();
+        rules.sort_by_key(|rule| Reverse(rule.selector.specificity()));
+        Self { rules }
+    }
+
+    /// What holds for an operation, and why; without a caller, for every caller that no rule names.
+    pub fn explain(&self, endpoint: &str, service: &str, operation: &str, caller: Option<IpAddr>) -> Decision {
+        self.decide_by(|selector| selector.matches(endpoint, service, operation) && selector.matches_caller(caller))
+    }
+
+    /// What holds, and why, for those requests of a selector that no rule with a narrower one matches.
+    pub fn explain_selector(&self, of: &Selector) -> Decision {
+        self.decide_by(|selector| selector.covers(of))
+    }
+
+    /// What holds for an operation and a caller.
+    pub fn decide(&self, endpoint: &str, service: &str, operation: &str, caller: IpAddr) -> Policy {
+        self.explain(endpoint, service, operation, Some(caller)).into()
+    }
+
+    /// What holds for an operation, whoever calls: found once, so that a request only looks its caller up.
+    pub fn decide_all(&self, endpoint: &str, service: &str, operation: &str) -> ForCallers {
+        let policy = |caller| Arc::new(self.explain(endpoint, service, operation, caller).into());
+        let callers = self.callers(endpoint, service, operation);
+        let named = callers.into_iter().map(|caller| (caller, policy(Some(caller)))).collect();
+        ForCallers { others: policy(None), named }
+    }
+
+    /// The callers for which something else may hold than for others, in order.
+    pub fn callers(&self, endpoint: &str, service: &str, operation: &str) -> Vec<IpAddr> {
+        let matching = self.rules.iter().filter(|rule| rule.selector.matches(endpoint, service, operation));
+        let mut callers: Vec<_> = matching.filter_map(|rule| Some(rule.selector.caller?.to_canonical())).collect();
+        callers.sort_unstable();
+        callers.dedup();
+        callers
+    }
+
+    fn decide_by(&self, applies: impl Fn(&Selector) -> bool) -> Decision {
+        let rules: Vec<_> = self.rules.iter().filter(|rule| applies(&rule.selector)).collect();
+        let default = Policy::default();
+        Decision {
+            timeout: first(&rules, |rule| rule.timeout, default.timeout),
+            max_request_body: first(&rules, |rule| rule.max_request_body, default.max_request_body),
+            max_response_body: first(&rules, |rule| rule.max_response_body, default.max_response_body),
+            hold: first(&rules, |rule| rule.hold, default.hold),
+            rate_limit: first(&rules, |rule| rule.rate_limit.clone().map(Toggle::on), default.rate_limit),
+            concurrency: first(&rules, |rule| rule.concurrency.clone().map(Toggle::on), default.concurrency),
+            retry: first(&rules, |rule| rule.retry.clone(), default.retry),
+            breaker: first(&rules, |rule| rule.breaker.clone().map(Toggle::on), default.breaker),
+        }
+    }
+}
+
+fn first<T>(rules: &[&Rule], setting: impl Fn(&Rule) -> Option<T>, default: T) -> Decided<T> {
+    let found = rules.iter().find_map(|rule| Some(Decided { value: setting(rule)?, rule: Some(rule.place) }));
+    found.unwrap_or(Decided { value: default, rule: None })
+}
+
+impl Rule {
+    fn new(place: usize, rule: PolicyRule) -> Self {
+        let PolicyRule { selector, timeout, max_request_body, max_response_body, hold, .. } = rule;
+        let never = || RetrySettings { attempts: 1, on: RetryOn::NOTHING, ..RetrySettings::default() };
+        Self {
+            rate_limit: rule.rate_limit.map(|setting| ruled(setting, place, "rate_limit", &selector)),
+            concurrency: rule.concurrency.map(|setting| ruled(setting, place, "concurrency", &selector)),
+            retry: rule.retry.map(|setting| Arc::new(setting.on().unwrap_or_else(never))),
+            breaker: rule.breaker.map(|setting| ruled(setting, place, "breaker", &selector)),
+            place,
+            selector,
+            timeout,
+            max_request_body,
+            max_response_body,
+            hold,
+        }
+    }
+}
+
+fn ruled<T>(setting: Toggle<T>, rule: usize, key: &str, selector: &Selector) -> Toggle<Arc<Ruled<T>>> {
+    let name = format!("policies[{rule}].{key}").into();
+    setting.map(|settings| Arc::new(Ruled { settings, rule, name, selector: selector.clone() }))
+}
+
+impl From<Decision> for Policy {
+    fn from(decision: Decision) -> Self {
+        Self {
+            timeout: decision.timeout.value,
+            max_request_body: decision.max_request_body.value,
+            max_response_body: decision.max_response_body.value,
+            hold: decision.hold.value,
+            rate_limit: decision.rate_limit.value,
+            concurrency: decision.concurrency.value,
+            retry: decision.retry.value,
+            breaker: decision.breaker.value,
+        }
+    }
+}
+
+impl ForCallers {
+    /// What holds for this caller.
+    pub fn of(&self, caller: IpAddr) -> &Arc<Policy> {
+        if self.named.is_empty() {
+            return &self.others;
+        }
+        let found = self.named.binary_search_by_key(&caller.to_canonical(), |(named, _)| *named);
+        found.map_or(&self.others, |at| &self.named[at].1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const CALLER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 5));
+    const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 6));
+
+    fn selector(caller: Option<IpAddr>, endpoint: &str, service: &str, operation: &str) -> Selector {
+        let part = |text: &str| (!text.is_empty()).then(|| text.into());
+        Selector { caller, endpoint: part(endpoint), service: part(service), operation: part(operation) }
+    }
+
+    fn rule(endpoint: &str, service: &str, operation: &str, seconds: u64) -> PolicyRule {
+        let selector = selector(None, endpoint, service, operation);
+        PolicyRule { selector, timeout: Some(Duration::from_secs(seconds)), ..PolicyRule::default() }
+    }
+
+    fn of_caller(rule: PolicyRule) -> PolicyRule {
+        PolicyRule { selector: Selector { caller: Some(CALLER), ..rule.selector }, ..rule }
+    }
+
+    fn timeout(policies: &Policies, endpoint: &str, service: &str, operation: &str) -> u64 {
+        policies.decide(endpoint, service, operation, CALLER).timeout.as_secs()
+    }
+
+    fn breaker(selector: Selector, breaker: Toggle<BreakerSettings>) -> PolicyRule {
+        PolicyRule { selector, breaker: Some(breaker), ..PolicyRule::default() }
+    }
+
+    #[test]
+    fn the_most_specific_rule_decides() {
+        let policies = Policies::new(vec![
+            rule("", "", "", 1),
+            of_caller(rule("", "", "", 2)),
+            rule("pay", "", "", 3),
+            rule("", "", "op", 4),
+            of_caller(rule("pay", "", "", 5)),
+            rule("pay", "Svc", "", 6),
+            rule("pay", "Svc", "op", 7),
+            of_caller(rule("pay", "Svc", "op2", 8)),
+        ]);
+        assert_eq!(timeout(&policies, "x", "y", "z"), 2);
+        assert_eq!(timeout(&policies, "x", "y", "op"), 4);
+        assert_eq!(timeout(&policies, "pay", "y", "z"), 5);
+        assert_eq!(timeout(&policies, "pay", "Svc", "z"), 6);
+        assert_eq!(timeout(&policies, "pay", "Svc", "op"), 7);
+        assert_eq!(timeout(&policies, "pay", "Svc", "op2"), 8);
+        let others = |endpoint| policies.decide(endpoint, "y", "z", OTHER).timeout.as_secs();
+        assert_eq!((others("x"), others("pay")), (1, 3));
+    }
+
+    #[test]
+    fn of_equals_the_first_decides_and_each_setting_by_itself() {
+        let mut size_only = rule("pay", "", "", 0);
+        (size_only.timeout, size_only.max_request_body) = (None, Some(7));
+        let policies = Policies::new(vec![size_only, rule("pay", "", "", 2), rule("pay", "", "", 3)]);
+        let decision = policies.explain("pay", "Svc", "op", None);
+        assert_eq!(decision.timeout, Decided { value: Duration::from_secs(2), rule: Some(1) });
+        assert_eq!(decision.max_request_body, Decided { value: 7, rule: Some(0) });
+        assert_eq!(decision.max_response_body, Decided { value: 2 << 20, rule: None });
+        assert_eq!(decision.hold, Decided { value: true, rule: None });
+    }
+
+    #[test]
+    fn a_more_specific_rule_switches_off() {
+        let everything = breaker(Selector::default(), Toggle::On(BreakerSettings::default()));
+        let off = breaker(selector(None, "pay", "", ""), Toggle::Off);
+        let no_retry = PolicyRule { retry: Some(Toggle::Off), ..PolicyRule::default() };
+        let policies = Policies::new(vec![everything, off, no_retry]);
+        assert_eq!(policies.explain("pay", "S", "o", None).breaker, Decided { value: None, rule: Some(1) });
+        let other = policies.decide("other", "S", "o", CALLER);
+        let (on, retry) = (other.breaker.unwrap(), other.retry);
+        assert_eq!((&*on.name, on.rule), ("policies[0].breaker", 0));
+        assert_eq!((retry.attempts, retry.on), (1, RetryOn::NOTHING));
+    }
+
+    #[test]
+    fn requests_of_one_rule_share_its_settings() {
+        let policies = Policies::new(vec![breaker(Selector::default(), Toggle::On(BreakerSettings::default()))]);
+        let of = |operation| policies.decide_all("pay", "S", operation).of(CALLER).breaker.clone().unwrap();
+        assert!(Arc::ptr_eq(&of("a"), &of("b")));
+    }
+
+    #[test]
+    fn a_limit_is_known_again_after_its_rule_moved() {
+        let limit = breaker(selector(None, "pay", "", ""), Toggle::On(BreakerSettings::default()));
+        let key = |rules| Policies::new(rules).decide("pay", "S", "o", CALLER).breaker.unwrap().key();
+        let before = key(vec![limit.clone()]);
+        assert_eq!(before, key(vec![rule("", "", "", 1), limit.clone()]));
+        let everything = PolicyRule { selector: Selector::default(), ..limit.clone() };
+        assert_ne!(before, key(vec![everything]));
+        let changed = BreakerSettings { probes: 2, ..BreakerSettings::default() };
+        assert_ne!(before, key(vec![PolicyRule { breaker: Some(Toggle::On(changed)), ..limit }]));
+    }
+
+    #[test]
+    fn an_ipv4_caller_is_the_same_inside_ipv6() {
+        let mapped: IpAddr = "::ffff:10.0.0.5".parse().unwrap();
+        for (named, asks) in [(CALLER, mapped), (mapped, CALLER), (mapped, mapped)] {
+            let mut rule = rule("", "", "", 3);
+            rule.selector.caller = Some(named);
+            let policies = Policies::new(vec![rule]);
+            assert_eq!(policies.decide("e", "s", "o", asks).timeout.as_secs(), 3);
+            let all = policies.decide_all("e", "s", "o");
+            assert_eq!((all.of(asks).timeout.as_secs(), all.of(OTHER).timeout.as_secs()), (3, 10));
+        }
+    }
+
+    #[test]
+    fn what_holds_for_a_selector_is_said_by_rules_that_cover_it() {
+        let policies = Policies::new(vec![rule("", "", "", 9), rule("pay", "", "", 5), rule("pay", "S", "", 1)]);
+        let of = |endpoint: &str| policies.explain_selector(&selector(Some(CALLER), endpoint, "", "")).timeout;
+        assert_eq!(of("pay"), Decided { value: Duration::from_secs(5), rule: Some(1) });
+        assert_eq!(of("other"), Decided { value: Duration::from_secs(9), rule: Some(0) });
+    }
+
+    /// A rule over few names and callers, so that many match.
+    fn any_rule() -> impl Strategy<Value = PolicyRule> {
+        let caller = prop::option::of(prop::sample::select(vec!["10.0.0.5", "::ffff:10.0.0.5", "10.0.0.6", "::1"]));
+        let name = || prop::option::of(prop::sample::select(vec!["a", "b"]));
+        (caller, name(), name(), name(), prop::option::of(1_u64..100)).prop_map(|(caller, e, s, o, seconds)| {
+            let part = |text: Option<&str>| text.map(Into::into);
+            let caller = caller.map(|ip| ip.parse().unwrap());
+            let selector = Selector { caller, endpoint: part(e), service: part(s), operation: part(o) };
+            PolicyRule { selector, timeout: seconds.map(Duration::from_secs), ..PolicyRule::default() }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn looking_a_caller_up_is_the_same_as_deciding_for_it(rules in prop::collection::vec(any_rule(), 0..12)) {
+            let policies = Policies::new(rules);
+            let all = policies.decide_all("a", "b", "a");
+            for caller in ["10.0.0.5", "::ffff:10.0.0.6", "10.0.0.6", "::1", "10.0.0.7"] {
+                let caller = caller.parse().unwrap();
+                prop_assert_eq!(&**all.of(caller), &policies.decide("a", "b", "a", caller), "{}", caller);
+            }
+        }
+    }
+}
