@@ -132,3 +132,47 @@ fn line(text: &mut String, label: &str, value: impl Display) {
     // Writing to a string does not fail.
     let _ = writeln!(text, "{label:<18} {value}");
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::nexus::BaseUrl;
+    use crate::registry::{Definition, Target};
+    use crate::resilience::BreakerSettings;
+    use crate::route::{PolicyRule, Selector, Toggle};
+
+    #[tokio::test]
+    async fn each_setting_is_told_with_the_rule_that_decides() {
+        let caller: IpAddr = [10, 0, 0, 7].into();
+        let of_caller = Selector { caller: Some(caller), ..Selector::default() };
+        let everything = PolicyRule {
+            timeout: Some(Duration::from_secs(5)),
+            breaker: Some(Toggle::On(BreakerSettings::default())),
+            ..PolicyRule::default()
+        };
+        let special = PolicyRule { selector: of_caller, breaker: Some(Toggle::Off), ..PolicyRule::default() };
+        let url = BaseUrl::parse("http://127.0.0.1:1").unwrap();
+        let settings = Settings {
+            endpoints: vec![Definition { name: "pay".into(), id: None, target: Target::External { url } }],
+            policies: vec![everything, special],
+            ..Settings::default()
+        };
+        let ask = async |caller| {
+            let question = Question { service: "S", operation: "o", caller };
+            let Resolved::Found(text) = resolve(settings.clone(), "pay", question).await else { panic!("not found") };
+            text
+        };
+        let others = ask(None).await;
+        let expected = ["5s (policies[0])", "opens when 50% of", "off (the default)", "2 attempts", "about 10.0.0.7"];
+        for part in expected {
+            assert!(others.contains(part), "{part} in {others}");
+        }
+        let special = ask(Some(caller)).await;
+        for part in ["5s (policies[0])", "breaker            off (policies[1])"] {
+            assert!(special.contains(part), "{part} in {special}");
+        }
+        assert!(!special.contains("other callers"), "{special}");
+    }
+}

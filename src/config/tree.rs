@@ -12,6 +12,8 @@ use super::problem::{Place, Problem};
 
 /// Deepest indentation. `saphyr` bounds the nesting of `[` and `{` but not of blocks, and recurses on it.
 const MAX_INDENT: usize = 64;
+/// Where a text is, or was meant as, a URL with a password, however it looks.
+const SECRETS: [&str; 2] = ["redis", "redis.url"];
 
 #[derive(Clone, Debug)]
 pub(super) struct Node {
@@ -47,6 +49,7 @@ impl Node {
     pub(super) fn shown(&self) -> String {
         match &self.value {
             _ if self.expanded => "the expanded value".into(),
+            Value::Text(_) if SECRETS.contains(&&*self.path) => "this text".into(),
             Value::Null => "nothing".into(),
             Value::Bool(value) => format!("`{value}`"),
             Value::Integer(value) => format!("`{value}`"),
@@ -119,11 +122,11 @@ impl Node {
     }
 }
 
-/// How a message speaks of a text. One with an `@` or a `?` may be a URL with a password.
+/// How a message speaks of a text. One with an `@` may be a URL with a password.
 pub(super) fn shown_text(text: &str) -> String {
     match text {
         "" => "the empty text".into(),
-        text if text.contains(['@', '?']) || text.chars().count() > 100 => "this text".into(),
+        text if text.contains('@') || text.chars().count() > 100 => "this text".into(),
         text => format!("`{}`", text.escape_debug()),
     }
 }

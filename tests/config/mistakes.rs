@@ -87,7 +87,7 @@ proptest! {
 
     /// Takes a good file and breaks one line of it.
     #[test]
-    fn any_broken_line_is_loaded_or_refused(line in 0..100_usize, with in yaml_like()) {
+    fn any_broken_line_is_loaded_or_refused(line in 0..200_usize, with in yaml_like()) {
         let good = include_str!("../../config/gateway.yaml");
         let broken = |(number, text): (usize, &str)| if number == line { with.clone() } else { text.to_owned() };
         let text: Vec<_> = good.lines().enumerate().map(broken).collect();
@@ -109,6 +109,16 @@ fn yaml_like() -> impl Strategy<Value = String> {
         "external",
         "url",
         "timeout",
+        "rate_limit",
+        "rate",
+        "retry",
+        "breaker",
+        "per",
+        "redis",
+        "off",
+        "20%",
+        "5/s",
+        "redis://:p@h",
         "discover",
         "max_head",
         ":",

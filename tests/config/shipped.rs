@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use nexus_gateway::config::{Settings, schema};
-use nexus_gateway::route::{Policy, Selector};
+use nexus_gateway::resilience::rate_limit::{OnFailure, Scope};
+use nexus_gateway::resilience::{BreakerSettings, RetrySettings};
+use nexus_gateway::route::{Policy, Selector, Toggle};
 use saphyr::{LoadableYamlNode, Yaml};
 use serde_json::Value;
 
-use crate::{assert_same_as_file, load_path};
+use crate::{assert_same_as_file, load_path, load_text};
 
 fn shipped() -> Vec<PathBuf> {
     let entries = Path::new("config").read_dir().expect("a folder");
@@ -57,19 +59,39 @@ fn the_full_file_shows_the_defaults() {
 
     let everything = settings.policies.swap_remove(0);
     assert_eq!(everything.selector, Selector::default());
-    let Policy { timeout, max_request_body, max_response_body } = Policy::default();
-    assert_eq!(everything.timeout, Some(timeout));
-    assert_eq!(everything.max_request_body, Some(max_request_body));
-    assert_eq!(everything.max_response_body, Some(max_response_body));
+    let default = Policy::default();
+    assert_eq!(everything.timeout, Some(default.timeout));
+    assert_eq!(everything.max_request_body, Some(default.max_request_body));
+    assert_eq!(everything.max_response_body, Some(default.max_response_body));
+    assert_eq!(everything.hold, Some(default.hold));
+    assert_eq!(everything.retry, Some(Toggle::On(RetrySettings::default())));
+    assert_eq!((&default.rate_limit, everything.rate_limit), (&None, Some(Toggle::Off)));
+    assert_eq!((&default.concurrency, everything.concurrency), (&None, Some(Toggle::Off)));
+    assert_eq!((&default.breaker, everything.breaker), (&None, Some(Toggle::Off)));
 
     // What is marked as an example in the file.
     let mut default = Settings::default();
     default.server.workers = settings.server.workers;
     default.state = settings.state.clone();
+    default.redis = settings.redis.clone();
     default.log.access_log = settings.log.access_log.clone();
     (default.clusters, default.endpoints, default.policies) =
         (settings.clusters.clone(), settings.endpoints.clone(), settings.policies.clone());
     assert_eq!(settings, default);
+}
+
+#[test]
+fn the_full_file_shows_the_defaults_of_limits() {
+    let mut shown = load_path(Path::new("config/gateway.yaml")).unwrap().policies.swap_remove(1);
+    let text = "{ rate_limit: { rate: 500/s }, concurrency: { max: 256 }, breaker: {} }";
+    let short = load_text(&format!("policies: [{text}]\nredis: {{ url: 'redis://h' }}")).unwrap().policies.remove(0);
+    let Some(Toggle::On(limit)) = &mut shown.rate_limit else { panic!("no rate limit is shown") };
+    assert_eq!((limit.scope, limit.on_failure), (Scope::Global, OnFailure::default()));
+    limit.scope = Scope::Local;
+    assert_eq!(shown.rate_limit, short.rate_limit);
+    assert_eq!(shown.concurrency, short.concurrency);
+    assert_eq!(shown.breaker, Some(Toggle::On(BreakerSettings::default())));
+    assert_eq!(short.breaker, shown.breaker);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Where settings come from: files, folders, variables, secrets, flags.
 
 use std::fs;
+use std::num::NonZeroU32;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
@@ -9,7 +10,10 @@ use nexus_gateway::admission::Trust;
 use nexus_gateway::config::{Overrides, Settings, load};
 use nexus_gateway::nexus::BaseUrl;
 use nexus_gateway::registry::{ClusterSettings, Definition, DiscoverSettings, Target};
-use nexus_gateway::route::{PolicyRule, Selector};
+use nexus_gateway::resilience::rate_limit::{OnFailure, Rate, Scope, StoreSettings, StoreUrl};
+use nexus_gateway::resilience::retry::RetryOn;
+use nexus_gateway::resilience::{BreakerSettings, ConcurrencySettings, Per, RateLimitSettings, RetrySettings};
+use nexus_gateway::route::{PolicyRule, Selector, Toggle};
 use nexus_gateway::server::{ListenerSettings, ServerSettings};
 use nexus_gateway::telemetry::{AccessLogTarget, LogFormat, LogSettings};
 use nexus_gateway::upstream::UpstreamSettings;
@@ -53,19 +57,35 @@ fn every_setting_reaches_its_field() {
         "
 listen: [{ address: '127.0.0.1:1', trust: untrusted }, { address: '0.0.0.0:2', trust: trusted }]
 admin: { address: '127.0.0.1:3' }
-server: { max_connections: 4, max_head: 5KiB, head_timeout: 6s, idle_timeout: 9s, grace: 7s, workers: 8 }
+server:
+  { max_connections: 4, max_head: 5KiB, head_timeout: 6s, idle_timeout: 9s, grace: 7s, workers: 8, max_in_flight: 21,
+    max_queued_bytes: 22MiB, max_wait: 23s }
 clusters: { home: { url: 'http://a:9/x', discover: { every: 10s, externals: true } } }
 endpoints: { partner: { external: { url: 'http://b:11/y' } } }
 policies:
-  - match: { endpoint: partner, service: S, operation: O }
+  - match: { caller: '::ffff:10.0.0.1', endpoint: partner, service: S, operation: O }
     timeout: 12s
     max_request_body: 13
     max_response_body: 14
-upstream: { connect_timeout: 15s, idle_timeout: 16s, max_idle: 17, resolve_every: 18s }
+    hold: false
+    rate_limit:
+      { per: [service, caller], rate: 24/m, burst: 25, max_wait: 2.6s, max_queue: 27, headers: true, scope: global,
+        on_failure: closed }
+    concurrency: { per: [operation], max: 28, max_wait: 2.9s, max_queue: 30, adaptive: true }
+    retry:
+      { attempts: 3, backoff: { initial: 31ms, max: 32s }, on: [reset, timeout, resource_exhausted, internal],
+        budget: 33% }
+    breaker:
+      { failure_rate: 34%, min_requests: 35, window: 36s, consecutive: 37, open_for: 38s, max_open_for: 39s, probes: 40,
+        per: service, hold: true }
+upstream:
+  { connect_timeout: 15s, idle_timeout: 16s, max_idle: 17, resolve_every: 18s, slow_start: 41s, probe_every: 42s,
+    eject_after: 43, eject_for: 44s, panic_threshold: 45% }
+redis: { url: 'redis://:secret@a:46/47', timeout: 4.8s }
 state: { directory: /nineteen }
 log: { level: debug, format: json, access_log: /twenty }",
     );
-    let seconds = Duration::from_secs;
+    let (seconds, millis) = (Duration::from_secs, Duration::from_millis);
     let url = |text| BaseUrl::parse(text).unwrap();
     let expected = Settings {
         listen: vec![
@@ -80,6 +100,9 @@ log: { level: debug, format: json, access_log: /twenty }",
             idle_timeout: seconds(9),
             grace: seconds(7),
             workers: 8,
+            max_in_flight: 21,
+            max_queued_bytes: 22 << 20,
+            max_wait: seconds(23),
         },
         clusters: vec![ClusterSettings {
             name: "home".into(),
@@ -91,22 +114,19 @@ log: { level: debug, format: json, access_log: /twenty }",
             id: None,
             target: Target::External { url: url("http://b:11/y") },
         }],
-        policies: vec![PolicyRule {
-            selector: Selector {
-                endpoint: Some("partner".into()),
-                service: Some("S".into()),
-                operation: Some("O".into()),
-            },
-            timeout: Some(seconds(12)),
-            max_request_body: Some(13),
-            max_response_body: Some(14),
-        }],
+        policies: vec![every_setting_of_a_policy()],
         upstream: UpstreamSettings {
             connect_timeout: seconds(15),
             idle_timeout: seconds(16),
             max_idle: 17,
             resolve_every: seconds(18),
+            slow_start: seconds(41),
+            probe_every: seconds(42),
+            eject_after: 43,
+            eject_for: seconds(44),
+            panic_threshold: 45,
         },
+        redis: Some(StoreSettings { url: StoreUrl::new("redis://:secret@a:46/47"), timeout: millis(4800) }),
         state: Some("/nineteen".into()),
         log: LogSettings {
             level: "debug".into(),
@@ -115,6 +135,58 @@ log: { level: debug, format: json, access_log: /twenty }",
         },
     };
     assert_eq!(settings, Ok(expected));
+}
+
+fn every_setting_of_a_policy() -> PolicyRule {
+    let (seconds, millis) = (Duration::from_secs, Duration::from_millis);
+    let count = |number| NonZeroU32::new(number).unwrap();
+    PolicyRule {
+        selector: Selector {
+            caller: Some([10, 0, 0, 1].into()),
+            endpoint: Some("partner".into()),
+            service: Some("S".into()),
+            operation: Some("O".into()),
+        },
+        timeout: Some(seconds(12)),
+        max_request_body: Some(13),
+        max_response_body: Some(14),
+        hold: Some(false),
+        rate_limit: Some(Toggle::On(RateLimitSettings {
+            per: Per { caller: true, service: true, ..Per::default() },
+            rate: Rate { requests: count(24), every: seconds(60) },
+            burst: count(25),
+            max_wait: millis(2600),
+            max_queue: 27,
+            headers: true,
+            scope: Scope::Global,
+            on_failure: OnFailure::Closed,
+        })),
+        concurrency: Some(Toggle::On(ConcurrencySettings {
+            per: Per { operation: true, ..Per::default() },
+            max: 28,
+            max_wait: millis(2900),
+            max_queue: 30,
+            adaptive: true,
+        })),
+        retry: Some(Toggle::On(RetrySettings {
+            attempts: 3,
+            initial: millis(31),
+            max: seconds(32),
+            on: RetryOn { reset: true, timeout: true, resource_exhausted: true, internal: true, ..RetryOn::NOTHING },
+            budget: Some(33),
+        })),
+        breaker: Some(Toggle::On(BreakerSettings {
+            per: Per { endpoint: true, service: true, ..Per::default() },
+            failure_rate: Some(34),
+            min_requests: 35,
+            window: seconds(36),
+            consecutive: Some(37),
+            open_for: seconds(38),
+            max_open_for: seconds(39),
+            probes: 40,
+            hold: true,
+        })),
+    }
 }
 
 #[test]
@@ -251,7 +323,12 @@ fn expanded_values_never_show_in_messages() {
         "clusters: {hunter: {url: 'http://a'}}\nendpoints: {ab: {worker: {cluster: 'SECRET', namespace: n}}}",
         "endpoints: {ab: {worker: 'SECRET', external: {url: 'https://SECRET'}}}",
         "policies: [{match: {endpoint: 'SECRET'}, timeout: 'SECRET', max_request_body: 'SECRET'}, 'SECRET']",
-        "upstream: {max_idle: 'SECRET', idle_timeout: '1SECRET'}",
+        "upstream: {max_idle: 'SECRET', idle_timeout: '1SECRET', panic_threshold: 'SECRET'}",
+        "policies: [{match: {caller: 'SECRET'}, rate_limit: {rate: 'SECRET', per: ['SECRET']}, retry: 'SECRET'}]",
+        "redis: {url: 'SECRET'}",
+        "redis: {url: 'redis://SECRET/x'}",
+        "redis: {url: 'rediss://:SECRET@h'}",
+        "redis: {url: 'redis://:SECRET@h', timeout: 'SECRET'}",
         "log: {level: 'SECRET', format: 'SECRET', access_log: 'SECRET'}",
         "state: 'SECRET'",
         "'SECRET'",
@@ -260,6 +337,61 @@ fn expanded_values_never_show_in_messages() {
         let text = text.replace("URL", &format!("${{file:{}}}", url.display()));
         let report = refusal(load_text(&text));
         assert!(!report.contains("hunter2") && report.contains("the expanded value"), "{text}\n{report}");
+    }
+}
+
+#[test]
+fn limits_have_defaults() {
+    let text = "policies: [{rate_limit: {rate: 1000/m}, concurrency: {max: 3}, retry: {}, breaker: {}}]";
+    let rule = load_text(text).unwrap().policies.remove(0);
+    let limit = rule.rate_limit.unwrap().on().unwrap();
+    assert_eq!(limit.per, Per { endpoint: true, ..Per::default() });
+    assert_eq!((limit.burst.get(), limit.max_wait, limit.max_queue), (1, Duration::from_millis(500), 1000));
+    assert_eq!((limit.headers, limit.scope, limit.on_failure), (false, Scope::Local, OnFailure::Local));
+    let concurrency = rule.concurrency.unwrap().on().unwrap();
+    assert_eq!((concurrency.per, concurrency.adaptive), (Per::OPERATION, false));
+    assert_eq!((concurrency.max_wait, concurrency.max_queue), (Duration::from_millis(500), 1000));
+    assert_eq!(rule.retry, Some(Toggle::On(RetrySettings::default())));
+    assert_eq!(rule.breaker, Some(Toggle::On(BreakerSettings::default())));
+    for (rate, burst) in [("500/s", 50), ("19/s", 1), ("20/s", 2), ("5/h", 1), ("72000/h", 2), ("1000000/s", 100_000)] {
+        let mut settings = load_text(&format!("policies: [rate_limit: {{ rate: {rate} }}]")).unwrap();
+        let limit = settings.policies.remove(0).rate_limit.unwrap().on().unwrap();
+        assert_eq!(limit.burst.get(), burst, "{rate}");
+    }
+}
+
+#[test]
+fn limits_can_be_switched_off() {
+    let text = "policies: [{rate_limit: off, concurrency: off, retry: off, breaker: off}]";
+    let rule = load_text(text).unwrap().policies.remove(0);
+    assert_eq!((rule.rate_limit, rule.concurrency), (Some(Toggle::Off), Some(Toggle::Off)));
+    assert_eq!((rule.retry, rule.breaker), (Some(Toggle::Off), Some(Toggle::Off)));
+    let text = "policies: [{rate_limit: {rate: 1/s, per: []}, retry: {budget: off}, breaker: {failure_rate: off, \
+        consecutive: 3}}, {match: {caller: ::1}, breaker: {consecutive: off}}]";
+    let rules = load_text(text).unwrap().policies;
+    assert_eq!(rules[0].rate_limit.clone().unwrap().on().unwrap().per, Per::default());
+    assert_eq!(rules[0].retry.clone().unwrap().on().unwrap().budget, None);
+    let breaker = rules[0].breaker.clone().unwrap().on().unwrap();
+    assert_eq!((breaker.failure_rate, breaker.consecutive), (None, Some(3)));
+    assert_eq!(rules[1].breaker.clone().unwrap().on().unwrap().consecutive, None);
+}
+
+#[test]
+fn the_password_of_a_store_never_shows() {
+    let settings = load_text("redis: {url: 'redis://:hunter2@h'}").unwrap();
+    assert!(!format!("{settings:?}").contains("hunter2"));
+    assert_eq!(settings.redis.unwrap().url.reveal(), "redis://:hunter2@h");
+    for url in [
+        "rediss://:hunter2@h",
+        "redis://u:hunter2@",
+        "redis:/u:hunter2@h",
+        "redis://:hunter2",
+        "unix:///s?pass=hunter2",
+    ] {
+        for text in [format!("redis: {{url: '{url}'}}"), format!("redis: '{url}'")] {
+            let report = refusal(load_text(&text));
+            assert!(!report.contains("hunter2") && report.contains("redis"), "{text}: {report}");
+        }
     }
 }
 

@@ -130,11 +130,12 @@ fn time_to_wait(timeout: Duration) -> Duration {
 fn too_long(wait: Duration, timeout: Duration, rule: Option<usize>, report: &Report<'_>) -> String {
     let whose = rule.map(|index| format!("{}.timeout", item_path("policies", index)));
     let whose = whose.map_or_else(|| "the default".into(), |path| format!("`{path}`, {}", report.place(&path)));
-    let [wait, time, floor] = [wait, time_to_wait(timeout), FLOOR].map(format_duration);
+    let reserved = if timeout > FLOOR { format!("an attempt needs {FLOOR:?}") } else { "an attempt needs half".into() };
+    let time = time_to_wait(timeout);
     let timeout = format_duration(timeout);
     format!(
-        "a wait of {wait} is too long for a timeout of {timeout} ({whose}): an attempt needs {floor} of it, or half of \
-        a shorter one; write less than `{time}`"
+        "a wait of {wait:?} is too long for a timeout of {timeout} ({whose}), of which {reserved}; write less than \
+        `{time:?}`"
     )
 }
 
