@@ -2,6 +2,8 @@
 
 #[path = "config/mistakes.rs"]
 mod mistakes;
+#[path = "config/resolving.rs"]
+mod resolving;
 #[path = "config/shipped.rs"]
 mod shipped;
 #[path = "config/sources.rs"]

@@ -139,7 +139,7 @@ log: { level: debug, format: json, access_log: /twenty }",
 
 fn every_setting_of_a_policy() -> PolicyRule {
     let (seconds, millis) = (Duration::from_secs, Duration::from_millis);
-    let count = |number| NonZeroU32::new(number).unwrap();
+    let count = |number| NonZeroU32::new(number).expect("not zero");
     PolicyRule {
         selector: Selector {
             caller: Some([10, 0, 0, 1].into()),

@@ -232,6 +232,24 @@ mod tests {
     }
 
     #[test]
+    fn of_as_many_parts_the_operation_counts_most_and_the_caller_least() {
+        let order = [
+            of_caller(rule("", "", "op", 1)),
+            rule("pay", "Svc", "", 2),
+            of_caller(rule("", "Svc", "", 3)),
+            of_caller(rule("pay", "", "", 4)),
+            rule("", "", "op", 5),
+            rule("", "Svc", "", 6),
+            rule("pay", "", "", 7),
+            of_caller(rule("", "", "", 8)),
+        ];
+        for (expected, from) in (1..).zip(0..order.len()) {
+            let rules = order[from..].iter().rev().cloned().collect();
+            assert_eq!(timeout(&Policies::new(rules), "pay", "Svc", "op"), expected);
+        }
+    }
+
+    #[test]
     fn of_equals_the_first_decides_and_each_setting_by_itself() {
         let mut size_only = rule("pay", "", "", 0);
         (size_only.timeout, size_only.max_request_body) = (None, Some(7));
