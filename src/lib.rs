@@ -47,6 +47,7 @@ pub mod admission;
 pub mod body;
 pub mod cli;
 pub mod config;
+pub mod gates;
 pub mod gateway;
 pub mod nexus;
 pub mod registry;

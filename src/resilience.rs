@@ -9,6 +9,7 @@ pub mod concurrency;
 mod deadline;
 pub mod rate_limit;
 pub mod retry;
+pub mod window;
 
 pub use breaker::BreakerSettings;
 pub use concurrency::ConcurrencySettings;

@@ -1,0 +1,5 @@
+//! Whether a request may go now, and where it waits until it may.
+//!
+//! The rules are `resilience`; here are the clock, the locks and the queues.
+
+pub mod breaker;
