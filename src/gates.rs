@@ -3,3 +3,5 @@
 //! The rules are `resilience`; here are the clock, the locks and the queues.
 
 pub mod breaker;
+pub mod bytes;
+pub mod concurrency;

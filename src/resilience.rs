@@ -4,6 +4,7 @@
 //! or socket, and never reads a clock. Where requests wait by these rules is `gates`; which address takes them is
 //! `upstream`.
 
+pub mod adaptive;
 pub mod breaker;
 pub mod concurrency;
 mod deadline;

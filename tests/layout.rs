@@ -24,6 +24,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("gates", &["resilience"]),
     ("admission", &[]),
     ("body", &[]),
+    ("gates", &["resilience"]),
     // Pure: functions of their arguments.
     ("nexus", &[]),
     ("resilience", &[]),
