@@ -156,7 +156,9 @@ impl Concurrency {
     }
 
     fn hand_over_all(&self, admitted: Vec<oneshot::Sender<Turn>>) {
-        admitted.into_iter().for_each(|waiter| self.hand_over(Some(waiter)));
+        for waiter in admitted {
+            self.hand_over(Some(waiter));
+        }
     }
 
     /// Lets the queue decide something. Who is told of it is told after this, outside the lock, since to wake a task
@@ -240,7 +242,6 @@ impl Places {
         Self::read(self.0.load(Ordering::Acquire))
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "31 and 32 bits")]
     fn read(word: u64) -> (usize, usize) {
         (((word & !Self::CLOSED) >> Self::LIMIT) as usize, (word & Self::IN_FLIGHT) as usize)
     }

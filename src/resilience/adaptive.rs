@@ -276,10 +276,9 @@ mod tests {
     }
 
     fn assert_suits(capacity: usize, (lowest, highest): (usize, usize), context: &str) {
-        assert!(
-            lowest * 2 >= capacity && highest * 2 <= capacity * 3,
-            "{lowest} to {highest} for {capacity}; {context}"
-        );
+        // Of few places one more is a large part.
+        let suits = lowest >= capacity / 2 && highest <= capacity * 3 / 2 + 1;
+        assert!(suits, "{lowest} to {highest} for {capacity}; {context}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -290,7 +289,7 @@ mod tests {
                     let mut rng = fastrand::Rng::with_seed(seed);
                     let mut adaptive = Adaptive::new(1000);
                     let upstream = Upstream { service, capacity, noise };
-                    let found = upstream.load(&mut adaptive, &mut Instant::now(), &mut rng, 1000, 400_000);
+                    let found = upstream.load(&mut adaptive, &mut Instant::now(), &mut rng, 1000, 250_000);
                     assert_suits(capacity, found, &format!("service {service:?}, noise {noise}, seed {seed}"));
                 }
             }
@@ -317,12 +316,10 @@ mod tests {
         let mut now = Instant::now();
         let mut adaptive = Adaptive::new(40);
         let mut upstream = Upstream { service: 20 * MS, capacity: 1000, noise: 0.1 };
-        upstream.load(&mut adaptive, &mut now, &mut rng, 1000, 50_000);
-        assert!(adaptive.limit() >= 39, "{}", adaptive.limit());
+        assert_eq!(upstream.load(&mut adaptive, &mut now, &mut rng, 1000, 50_000).1, 40);
         upstream.service *= 3;
         let began = now;
-        while adaptive.limit() < 39 {
-            upstream.load(&mut adaptive, &mut now, &mut rng, 1000, 1000);
+        while upstream.load(&mut adaptive, &mut now, &mut rng, 1000, 1000).1 < 40 {
             assert!(now - began < Duration::from_secs(60), "still at {}", adaptive.limit());
         }
     }

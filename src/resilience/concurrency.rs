@@ -90,6 +90,7 @@ pub struct Ticket {
 
 /// Places for requests, and those that wait for one. `W` is what the caller wakes a waiter by.
 #[derive(Debug)]
+#[expect(clippy::struct_field_names, reason = "max_queue is the setting's name")]
 pub struct Queue<W> {
     limit: usize,
     max_queue: usize,
@@ -149,14 +150,26 @@ impl<W> Queue<W> {
 
     /// How long a request that came now would probably wait, if enough is known to say.
     pub fn expected_wait(&self, now: Instant, urgency: Urgency) -> Option<Duration> {
-        let departures = (self.in_flight + self.ahead_of(urgency) + 1).saturating_sub(self.limit);
-        Some(self.pace.mean(now)?.saturating_mul(u32::try_from(departures).unwrap_or(u32::MAX)))
+        let in_all = self.pace.mean(now)?.saturating_mul(self.departures_for(self.ahead_of(urgency)));
+        Some(match urgency {
+            Urgency::Urgent => in_all,
+            // Urgent ones that come later will overtake it as well.
+            Urgency::Normal => {
+                in_all.max(self.pace.mean_for_normal().saturating_mul(self.departures_for(self.normal.len())))
+            }
+        })
+    }
+
+    /// Departures until one comes after `ahead` others.
+    fn departures_for(&self, ahead: usize) -> u32 {
+        u32::try_from((self.in_flight + ahead + 1).saturating_sub(self.limit)).unwrap_or(u32::MAX)
     }
 
     /// A request with a place is done. Returns the waiter that has the place now, if one waited.
     pub fn leave(&mut self, now: Instant) -> Option<W> {
         if self.in_flight >= self.limit {
-            self.pace.departed(now);
+            let is_overtaken = !self.urgent.is_empty() && !self.normal.is_empty();
+            self.pace.departed(now, is_overtaken);
         }
         self.decline()
     }
@@ -264,6 +277,8 @@ struct Pace {
     time: f64,
     /// Departures in that time, fading.
     departures: f64,
+    /// Those of them after which an urgent request went before a normal one.
+    overtaken: f64,
     /// Departures that were counted, not fading.
     counted: u32,
     /// The latest one that was counted.
@@ -285,19 +300,20 @@ const MEMORY: f64 = 1.0;
 const KEPT: f64 = 0.9;
 
 impl Pace {
-    fn departed(&mut self, now: Instant) {
+    fn departed(&mut self, now: Instant, is_overtaken: bool) {
         if let Some(since) = self.since.replace(now) {
-            self.count(now, now.saturating_duration_since(since).as_secs_f64());
+            self.count(now, now.saturating_duration_since(since).as_secs_f64(), is_overtaken);
         }
     }
 
-    fn count(&mut self, now: Instant, took: f64) {
+    fn count(&mut self, now: Instant, took: f64, is_overtaken: bool) {
         if self.is_stale(now) {
             *self = Self { since: self.since, ..Self::default() };
         }
         let kept = (-took / MEMORY).exp().max(KEPT);
         self.time = self.time * kept + took;
         self.departures = self.departures * kept + 1.0;
+        self.overtaken = self.overtaken * kept + f64::from(u8::from(is_overtaken));
         self.counted = self.counted.saturating_add(1);
         self.latest = Some(now);
     }
@@ -317,14 +333,27 @@ impl Pace {
         (self.counted >= WELL_FOUNDED && !self.is_stale(now)).then(|| self.interval())
     }
 
+    /// Time from one departure that is not for an urgent request to the next.
+    fn mean_for_normal(&self) -> Duration {
+        seconds(self.time / (self.departures - self.overtaken))
+    }
+
     fn is_stale(&self, now: Instant) -> bool {
         self.latest.is_some_and(|latest| now.saturating_duration_since(latest) > STALE.max(self.interval() * 4))
     }
 
     fn interval(&self) -> Duration {
-        Duration::try_from_secs_f64(self.time / self.departures.max(1.0)).unwrap_or_default()
+        seconds(self.time / self.departures)
     }
 }
+
+/// Of nothing by nothing it makes nothing, of something by nothing nearly for ever.
+fn seconds(seconds: f64) -> Duration {
+    if seconds.is_nan() { Duration::ZERO } else { Duration::try_from_secs_f64(seconds).unwrap_or(FOR_EVER) }
+}
+
+/// Longer than anything waits.
+const FOR_EVER: Duration = Duration::from_secs(1_000_000);
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll, Waker};
 
 use tokio::task::JoinSet;
-use tokio::time::{advance, sleep};
+use tokio::time::{advance, sleep, sleep_until};
 
 use super::*;
 use crate::resilience::concurrency::Urgency::{Normal, Urgent};
@@ -217,9 +217,11 @@ struct Served {
 async fn overload(gate: &Arc<Concurrency>, seed: u64) -> Vec<Served> {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut requests = JoinSet::new();
-    let end = Instant::now() + 20 * SECOND;
-    while Instant::now() < end {
-        sleep(Duration::from_micros(rng.u64(0..5000))).await;
+    let mut next = Instant::now();
+    let end = next + 20 * SECOND;
+    while next < end {
+        next += Duration::from_micros(rng.u64(0..5000));
+        sleep_until(next).await;
         let gate = Arc::clone(gate);
         let urgency = if rng.u32(0..10) == 0 { Urgent } else { Normal };
         let service = MS * rng.u32(50..150);
