@@ -5,3 +5,8 @@
 pub mod breaker;
 pub mod bytes;
 pub mod concurrency;
+pub mod rate_limit;
+pub mod shared;
+
+pub use rate_limit::RateLimit;
+pub use shared::Shared;

@@ -5,6 +5,10 @@ use std::time::Duration;
 
 use super::Per;
 
+mod lease;
+
+pub use lease::{Demand, LIFE, Lease, Pick, SPAN};
+
 /// A rate limit: a bucket of `burst` requests that fills at `rate` (GCRA).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RateLimitSettings {

@@ -1,0 +1,258 @@
+//! Global rate limits on a real Redis server: three gateways' limits, each with a connection of its own.
+
+use std::num::NonZeroU32;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nexus_gateway::gates::rate_limit::Why;
+use nexus_gateway::gates::{RateLimit, Shared};
+use nexus_gateway::resilience::rate_limit::{OnFailure, Rate, Scope};
+use nexus_gateway::resilience::{Per, RateLimitSettings};
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A server that ends with the test.
+struct Redis {
+    port: u16,
+    process: Option<Child>,
+}
+
+impl Redis {
+    async fn start() -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = free.local_addr().expect("an address").port();
+        drop(free);
+        let mut redis = Self { port, process: None };
+        redis.start_again().await;
+        redis
+    }
+
+    async fn start_again(&mut self) {
+        let port = self.port.to_string();
+        let process = Command::new("redis-server")
+            .args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server, of the Debian package redis-server, has to be installed for this test");
+        self.process = Some(process);
+        let mut tries = 0;
+        while tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
+            tries += 1;
+            assert!(tries < 500, "redis-server does not listen");
+            sleep(10 * MS).await;
+        }
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("it can be ended");
+            process.wait().expect("it ends");
+        }
+    }
+
+    async fn store(&self) -> Arc<Shared> {
+        self.store_with(SECOND).await
+    }
+
+    /// A store that may take `timeout`: long where a busy machine must not look like a failure.
+    async fn store_with(&self, timeout: Duration) -> Arc<Shared> {
+        let url = format!("redis://127.0.0.1:{}", self.port);
+        let store = Arc::new(Shared::new(&url, timeout, Handle::current()).expect("an address"));
+        until(|| store.status().up).await;
+        store
+    }
+
+    fn query(&self, command: &[&str]) -> String {
+        let port = self.port.to_string();
+        let answer = Command::new("redis-cli").args(["-p", &port]).args(command).output().expect("redis-cli is there");
+        String::from_utf8_lossy(&answer.stdout).trim().to_owned()
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    let mut tries = 0;
+    while !condition() {
+        tries += 1;
+        assert!(tries < 1000, "it does not come true");
+        sleep(10 * MS).await;
+    }
+}
+
+fn settings(requests: u32, burst: u32, max_wait: Duration) -> RateLimitSettings {
+    RateLimitSettings {
+        per: Per::OPERATION,
+        rate: Rate { requests: NonZeroU32::new(requests).expect("not 0"), every: SECOND },
+        burst: NonZeroU32::new(burst).expect("not 0"),
+        max_wait,
+        max_queue: 1000,
+        headers: false,
+        scope: Scope::Global,
+        on_failure: OnFailure::Local,
+    }
+}
+
+async fn three_gateways(redis: &Redis, settings: &RateLimitSettings) -> Vec<(Arc<RateLimit>, Arc<Shared>)> {
+    let mut gateways = Vec::new();
+    for _ in 0..3 {
+        let store = redis.store().await;
+        let limit = RateLimit::global(settings.clone(), "a".into(), Arc::clone(&store));
+        gateways.push((Arc::new(limit), store));
+    }
+    gateways
+}
+
+/// Requests that come as fast as they are served, `clients` at a time, until `stop`; counts what went.
+fn load(limit: &Arc<RateLimit>, clients: usize, stop: &Arc<AtomicBool>, tasks: &mut JoinSet<(u32, u32)>) {
+    for _ in 0..clients {
+        let (limit, stop) = (Arc::clone(limit), Arc::clone(stop));
+        tasks.spawn(async move {
+            let (mut went, mut refused) = (0, 0);
+            while !stop.load(Ordering::Relaxed) {
+                match limit.admit(Instant::now() + 10 * SECOND).await {
+                    Ok(_) => went += 1,
+                    Err(_) => {
+                        refused += 1;
+                        sleep(MS).await;
+                    }
+                }
+                tokio::task::yield_now().await;
+            }
+            (went, refused)
+        });
+    }
+}
+
+/// The share of the limit that three gateways with so many clients each let through in three seconds.
+async fn share(settings: RateLimitSettings, clients: [usize; 3]) -> f64 {
+    let redis = Redis::start().await;
+    let gateways = three_gateways(&redis, &settings).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut tasks = JoinSet::new();
+    let began = Instant::now();
+    for ((limit, _), clients) in gateways.iter().zip(clients) {
+        load(limit, clients, &stop, &mut tasks);
+    }
+    sleep(3 * SECOND).await;
+    let admitted: u64 = gateways.iter().map(|(limit, _)| limit.status().admitted).sum();
+    let elapsed = began.elapsed();
+    stop.store(true, Ordering::Relaxed);
+    while tasks.join_next().await.is_some() {}
+
+    let rate = f64::from(settings.rate.requests.get()) / settings.rate.every.as_secs_f64();
+    let most = rate * elapsed.as_secs_f64() + f64::from(settings.burst.get());
+    let decisions: Vec<_> = gateways.iter().map(|(_, store)| store.status()).collect();
+    let each: Vec<_> = gateways.iter().map(|(limit, _)| limit.status().admitted).collect();
+    let share = f64::from(u32::try_from(admitted).expect("few")) / most;
+    println!("{rate}/s burst {}: {admitted} of {most:.0} ({share:.3}), {each:?}, {decisions:?}", settings.burst);
+    assert!(decisions.iter().all(|store| store.errors == 0));
+    share
+}
+
+#[tokio::test]
+async fn three_gateways_together_let_through_what_one_limit_gives() {
+    for (rate, burst, max_wait, clients) in [
+        // All full, and waiting.
+        (1000, 50, SECOND, [40, 40, 40]),
+        // One has most of the demand, one has little.
+        (1000, 50, SECOND, [40, 2, 1]),
+        // Nobody waits.
+        (1000, 50, Duration::ZERO, [20, 20, 20]),
+        // A fast limit with little saved, and a slow one.
+        (5000, 10, SECOND, [60, 60, 60]),
+        (50, 1, SECOND, [5, 5, 5]),
+    ] {
+        let share = share(settings(rate, burst, max_wait), clients).await;
+        assert!((0.95..=1.05).contains(&share), "{rate}/s, burst {burst}, {max_wait:?}, {clients:?}: {share}");
+    }
+}
+
+#[tokio::test]
+async fn the_common_request_asks_nobody_and_nothing_stays_in_the_store() {
+    let redis = Redis::start().await;
+    let store = redis.store().await;
+    let limit = RateLimit::global(settings(10_000, 1000, SECOND), "a".into(), Arc::clone(&store));
+    let before = store.status().decisions;
+    for _ in 0..500 {
+        limit.admit(Instant::now() + SECOND).await.expect("a turn");
+        sleep(MS).await;
+    }
+    let decisions = store.status().decisions - before;
+    assert!(decisions < 250, "{decisions} decisions for 500 requests");
+    sleep(300 * MS).await;
+    assert_eq!(redis.query(&["DBSIZE"]), "0");
+}
+
+#[tokio::test]
+async fn a_store_that_stops_and_returns_under_load_loses_no_request() {
+    let mut redis = Redis::start().await;
+    let gateways = three_gateways(&redis, &settings(2000, 100, 5 * SECOND)).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut tasks = JoinSet::new();
+    for (limit, _) in &gateways {
+        load(limit, 20, &stop, &mut tasks);
+    }
+    sleep(500 * MS).await;
+    redis.stop();
+    until(|| gateways.iter().all(|(_, store)| !store.status().up)).await;
+    sleep(500 * MS).await;
+    redis.start_again().await;
+    until(|| gateways.iter().all(|(_, store)| store.status().up)).await;
+    let before: Vec<_> = gateways.iter().map(|(_, store)| store.status().decisions).collect();
+    until(|| gateways.iter().zip(&before).all(|((_, store), before)| store.status().decisions > *before)).await;
+    stop.store(true, Ordering::Relaxed);
+    let mut went = 0;
+    while let Some(task) = tasks.join_next().await {
+        let (admitted, refused) = task.expect("no panic");
+        went += admitted;
+        assert_eq!(refused, 0, "a request was lost");
+    }
+    assert!(went > 1000, "{went}");
+}
+
+#[tokio::test]
+async fn gateways_wait_for_the_same_turns_and_refuse_what_comes_too_late() {
+    let redis = Redis::start().await;
+    let gateways = three_gateways(&redis, &settings(1, 1, 500 * MS)).await;
+    let until = || Instant::now() + 10 * SECOND;
+    gateways[0].0.admit(until()).await.expect("the first turn");
+    for (limit, _) in &gateways {
+        let refused = limit.admit(until()).await.expect_err("the next comes in a second");
+        assert_eq!(refused.why, Why::TooLong);
+        assert!(refused.retry_after > 500 * MS && refused.waited < 400 * MS, "{refused:?}");
+    }
+    let asked: u64 = gateways.iter().map(|(_, store)| store.status().decisions).sum();
+    for _ in 0..100 {
+        gateways[1].0.admit(Instant::now()).await.expect_err("the next comes in a second");
+    }
+    let asked = gateways.iter().map(|(_, store)| store.status().decisions).sum::<u64>() - asked;
+    assert!(asked <= 1, "{asked} questions for what is known");
+}
+
+#[tokio::test]
+async fn a_server_that_only_answers_pings_is_down_until_it_can_decide() {
+    let redis = Redis::start().await;
+    let store = redis.store_with(50 * MS).await;
+    let limit = RateLimit::global(settings(1000, 1000, SECOND), "a".into(), Arc::clone(&store));
+    redis.query(&["CONFIG", "SET", "maxmemory", "1"]);
+    while store.status().up {
+        limit.admit(Instant::now() + SECOND).await.expect("by the local limit");
+        sleep(MS).await;
+    }
+    sleep(700 * MS).await;
+    assert!(!store.status().up, "it still cannot write");
+    assert_eq!(store.status().errors, 1);
+    redis.query(&["CONFIG", "SET", "maxmemory", "0"]);
+    until(|| store.status().up).await;
+}
