@@ -5,9 +5,11 @@
 //! `upstream`.
 
 pub mod adaptive;
+pub mod balance;
 pub mod breaker;
 pub mod concurrency;
 mod deadline;
+pub mod health;
 pub mod rate_limit;
 pub mod retry;
 pub mod window;
