@@ -15,7 +15,7 @@ use crate::nexus::BaseUrl;
 use crate::nexus::path::decode;
 use crate::registry::{ClusterSettings, Conflict, Entry, Snapshot, Target};
 use crate::telemetry::{EndpointMetrics, OperationMetrics, Telemetry};
-use crate::upstream::{Upstream, UpstreamSettings};
+use crate::upstream::{Connect, Probe, Tcp, Upstream, UpstreamSettings};
 
 mod policy;
 
@@ -52,6 +52,7 @@ pub struct Router {
     plan: Mutex<Arc<Plan>>,
     telemetry: Arc<Telemetry>,
     workers: usize,
+    connector: Arc<dyn Connect>,
     runtime: Handle,
 }
 
@@ -69,8 +70,8 @@ pub struct Table {
 /// than the standard one, which withstands crafted keys, will do.
 type ByText<T> = HashMap<Box<str>, Arc<T>, foldhash::quality::RandomState>;
 
-/// What makes two upstreams the same: their addresses.
-type UpstreamKey = (Arc<str>, Vec<BaseUrl>);
+/// What makes two upstreams the same: their addresses, and what is there.
+type UpstreamKey = (Arc<str>, Vec<BaseUrl>, Probe);
 
 /// An endpoint, ready for requests.
 pub struct Endpoint {
@@ -99,8 +100,13 @@ impl Router {
     /// A router with an empty table, for so many worker threads. What looks after upstreams runs on the current
     /// runtime.
     pub fn new(telemetry: Arc<Telemetry>, workers: usize) -> Self {
+        Self::with_connector(telemetry, workers, Arc::new(Tcp))
+    }
+
+    /// The same, with connections to targets that `connector` makes.
+    pub fn with_connector(telemetry: Arc<Telemetry>, workers: usize, connector: Arc<dyn Connect>) -> Self {
         let runtime = Handle::current();
-        Self { table: ArcSwap::default(), plan: Mutex::default(), telemetry, workers, runtime }
+        Self { table: ArcSwap::default(), plan: Mutex::default(), telemetry, workers, connector, runtime }
     }
 
     /// The endpoint of this name, or else of this id.
@@ -175,9 +181,10 @@ impl Router {
         }))
     }
 
-    fn new_upstream(&self, (name, urls): &UpstreamKey, plan: &Plan) -> Arc<Upstream> {
+    fn new_upstream(&self, (name, urls, probe): &UpstreamKey, plan: &Plan) -> Arc<Upstream> {
         let _runtime = self.runtime.enter();
-        Upstream::new(Arc::clone(name), urls.clone(), plan.upstream.clone(), self.workers)
+        let connector = Arc::clone(&self.connector);
+        Upstream::new(Arc::clone(name), urls.clone(), *probe, plan.upstream.clone(), self.workers, connector)
     }
 }
 
@@ -186,7 +193,7 @@ fn destination(target: &Target, plan: &Plan) -> Option<(UpstreamKey, String)> {
     let cluster = |name: &Arc<str>| {
         let urls = plan.clusters.get(name)?.clone();
         let base = urls.first()?.path.clone();
-        Some(((Arc::clone(name), urls), base))
+        Some(((Arc::clone(name), urls, Probe::SystemInfo), base))
     };
     let escape = |segment| utf8_percent_encode(segment, SEGMENT).to_string();
     match target {
@@ -201,7 +208,7 @@ fn destination(target: &Target, plan: &Plan) -> Option<(UpstreamKey, String)> {
         }
         Target::External { url } => {
             let origin = BaseUrl { path: "".into(), ..url.clone() };
-            Some(((url.authority().into(), vec![origin]), format!("{}/", url.path)))
+            Some(((url.authority().into(), vec![origin], Probe::Connect), format!("{}/", url.path)))
         }
     }
 }

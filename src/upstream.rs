@@ -3,37 +3,44 @@
 //! Knows addresses, connections and HTTP/1.1. Must not know which endpoint a request is for, what a policy says or
 //! what an answer means. Two losses are healed here because a direct connection would not have had them: an address
 //! that refuses a connection gives way to the next one, and a request that was lost with a connection that had been
-//! idle goes out once more on a fresh one.
+//! idle goes out once more on a fresh one. What is to be concluded of an address's health, and which one is picked, are
+//! rules of `resilience`; here is what they are fed with, and who obeys them.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Uri, header, response};
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use http::{HeaderMap, Uri, response};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::nexus::BaseUrl;
+use crate::resilience::health::HealthSettings;
+pub use crate::resilience::health::{ByHand, State};
 
 mod balancer;
+mod care;
 mod connection;
+mod exchange;
 mod pool;
 mod rewrite;
+mod stream;
+#[cfg(test)]
+mod tests;
 
 use balancer::Balancer;
 use connection::Connection;
-pub use pool::Address;
+pub use exchange::Exchange;
+use exchange::Lease;
+pub use pool::AddressStatus;
+use pool::{Address, Turn};
 pub use rewrite::Crossing;
+pub use stream::{Connect, Connecting, Io, Stream, Tcp};
 
-/// Time between two looks for idle connections that died or are too old.
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// Shortest time between two probes of an address.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 
 /// How connections to targets are made and kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,16 +53,25 @@ pub struct UpstreamSettings {
     pub max_idle: usize,
     /// Time between two DNS look-ups of a host name.
     pub resolve_every: Duration,
-    /// Time in which the share of an address that is new, or healthy again, grows to the full one; zero: at once.
+    /// Time in which a new or recovered address comes to its whole share of requests; zero: it has it at once.
     pub slow_start: Duration,
-    /// Time between two probes of an address that is down.
+    /// Longest time between two probes of an address that is down or ejected.
     pub probe_every: Duration,
-    /// An address is ejected after so many failures in a row; 0: never.
+    /// Failures in a row that eject an address which has others beside it; zero: none is ejected.
     pub eject_after: u32,
-    /// How long an address stays ejected the first time.
+    /// How long the first ejection lasts; repeated ones last longer, up to a minute.
     pub eject_for: Duration,
-    /// With less than this percentage of the addresses usable, ejections do not count; 0: they always do.
+    /// Ejections are ignored when less than so many percent of the addresses that are not down would be left.
     pub panic_threshold: u32,
+}
+
+/// How to find out whether an address that takes no requests is well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Probe {
+    /// As a Temporal frontend: it says what it is below the base URL. Any answer below 500 will do.
+    SystemInfo,
+    /// As anything: it takes a connection.
+    Connect,
 }
 
 impl Default for UpstreamSettings {
@@ -74,11 +90,19 @@ impl Default for UpstreamSettings {
     }
 }
 
+impl UpstreamSettings {
+    fn health(&self) -> HealthSettings {
+        // Probing without a pause would be an attack.
+        let probe_every = self.probe_every.max(SHORTEST_PAUSE);
+        HealthSettings { probe_every, eject_after: self.eject_after, eject_for: self.eject_for }
+    }
+}
+
 /// A target's addresses and the connections to them.
 pub struct Upstream {
-    name: Arc<str>,
     settings: UpstreamSettings,
-    balancer: Balancer,
+    connector: Arc<dyn Connect>,
+    balancer: Arc<Balancer>,
     /// How the last look-up of the addresses went; none before the first.
     looked_up: watch::Sender<Option<Result<(), String>>>,
     counts: Counts,
@@ -129,18 +153,25 @@ pub enum SendError {
 
 impl Upstream {
     /// An upstream named `name` in metrics and logs, at `urls`, with a shelf of connections for each of `workers`.
-    /// A task of the current runtime looks after it until it is dropped.
-    pub fn new(name: Arc<str>, urls: Vec<BaseUrl>, settings: UpstreamSettings, workers: usize) -> Arc<Self> {
-        let balancer = Balancer::new(urls, workers);
+    /// Tasks of the current runtime look after it until it is dropped.
+    pub fn new(
+        name: Arc<str>,
+        urls: Vec<BaseUrl>,
+        probe: Probe,
+        settings: UpstreamSettings,
+        workers: usize,
+        connector: Arc<dyn Connect>,
+    ) -> Arc<Self> {
+        let balancer = Balancer::new(name, urls, probe, &settings, workers);
         let looked_up = watch::Sender::new(balancer.is_literal().then_some(Ok(())));
-        let upstream = Arc::new(Self { name, settings, balancer, looked_up, counts: Counts::default() });
-        tokio::spawn(look_after(Arc::downgrade(&upstream)));
+        let upstream = Arc::new(Self { settings, connector, balancer, looked_up, counts: Counts::default() });
+        care::begin(&upstream);
         upstream
     }
 
     /// Its name in metrics and logs.
     pub fn name(&self) -> &str {
-        &self.name
+        self.balancer.name()
     }
 
     /// What happened to its connections so far.
@@ -159,6 +190,60 @@ impl Upstream {
         self.balancer.addresses().iter().map(|address| address.socket()).collect()
     }
 
+    /// How each address is.
+    pub fn addresses_status(&self, now: Instant) -> Vec<AddressStatus> {
+        let all = self.balancer.addresses();
+        all.iter().map(|address| address.status(now, all.len() < 2)).collect()
+    }
+
+    /// Takes the address out or keeps it in, whatever happens; or, with none, leaves it to what happens again. False
+    /// where there is no such address. Forgotten when the address goes, or the settings of upstreams change.
+    pub fn set_by_hand(&self, socket: SocketAddr, hand: Option<ByHand>) -> bool {
+        let Some(address) = self.address(socket) else { return false };
+        address.note(|health| health.set_by_hand(hand, Instant::now()));
+        // One that was down by itself and now is so by hand is no last resort any more.
+        self.balancer.choose();
+        true
+    }
+
+    /// What to think of an answer 502, 503 or 504 from `socket` to a request that was sent at `began`: did whoever
+    /// should answer do so, or else, why is it the address's fault? Other answers speak for themselves, and so does a
+    /// connection that is lost.
+    pub fn report(&self, socket: SocketAddr, began: Instant, outcome: Result<(), &str>) {
+        let Some(address) = self.address(socket) else { return };
+        match outcome {
+            Ok(()) => address.answered_well(began, Instant::now()),
+            Err(why) => address.failed(began, Instant::now(), why),
+        }
+    }
+
+    /// Waits until an address can be used, but not beyond `until`; returns how long that took. At once where nothing
+    /// is wrong.
+    pub async fn usable(&self, until: Instant) -> Result<Duration, SendError> {
+        if self.balancer.is_usable() {
+            return Ok(Duration::ZERO);
+        }
+        let began = Instant::now();
+        let mut usable = self.balancer.usable();
+        match timeout_at(until, usable.wait_for(|usable| *usable)).await {
+            Ok(Ok(_)) => Ok(began.elapsed()),
+            // The sender lives as long as the balancer.
+            Ok(Err(_)) | Err(_) => Err(self.why_unusable(Instant::now())),
+        }
+    }
+
+    fn why_unusable(&self, now: Instant) -> SendError {
+        let addresses = self.addresses_status(now);
+        if addresses.is_empty() {
+            return self.unresolved();
+        }
+        let each = addresses.iter().map(|address| {
+            let seconds = address.since.as_secs_f64();
+            format!("{} (down for {seconds:.1} s: {})", address.socket, address.reason)
+        });
+        SendError::Unreachable(each.collect::<Vec<_>>().join(", "))
+    }
+
     /// Sends `request` on a connection of `worker` and waits for the head of the answer.
     ///
     /// After `last_start` nothing is tried a second time. `sent` becomes true when bytes may have gone out.
@@ -169,186 +254,92 @@ impl Upstream {
         last_start: Instant,
         sent: &AtomicBool,
     ) -> Result<(response::Parts, Exchange), SendError> {
-        let address = self.next_address().await?;
-        if let Some(connection) = address.take(worker) {
-            let lease = self.lease(worker, Arc::clone(&address), connection);
-            sent.store(true, Ordering::Relaxed);
-            match lease.exchange(request).await {
-                Err(SendError::Reset(..)) if Instant::now() <= last_start => {
-                    self.counts.replayed.fetch_add(1, Ordering::Relaxed);
-                }
-                done => return done,
-            }
-        }
-        let lease = self.connect(worker, address, last_start).await?;
+        let began = Instant::now();
+        let turn = self.turn(began).await?;
+        let Some(connection) = turn.address().take(worker) else {
+            return self.send_afresh(worker, turn, request, last_start, sent).await;
+        };
+        let address = Arc::clone(turn.address());
         sent.store(true, Ordering::Relaxed);
-        lease.exchange(request).await
-    }
-
-    /// The address whose turn it is.
-    async fn next_address(&self) -> Result<Arc<Address>, SendError> {
-        match self.balancer.next(Instant::now()) {
-            Some(address) => Ok(address),
-            None => self.first_address().await,
+        match self.lease(worker, turn, connection, true).exchange(request, began).await {
+            Err(SendError::Reset(..)) if Instant::now() <= last_start => {
+                self.counts.replayed.fetch_add(1, Ordering::Relaxed);
+                self.send_afresh(worker, Turn::begin(&address), request, last_start, sent).await
+            }
+            done => done,
         }
     }
 
-    /// A new connection to `first`, or else to the first of the others that takes one.
-    async fn connect(&self, worker: usize, first: Arc<Address>, last_start: Instant) -> Result<Lease, SendError> {
-        let mut failures = Vec::new();
-        // Their order is taken now: it changes with each refusal.
-        let others = self.balancer.in_turn(Instant::now()).filter(|other| !Arc::ptr_eq(other, &first));
-        let others: Vec<_> = others.collect();
-        for address in std::iter::once(first).chain(others) {
-            match Connection::open(address.socket(), self.settings.connect_timeout).await {
+    /// Sends `request` on a new connection.
+    async fn send_afresh(
+        &self,
+        worker: usize,
+        first: Turn,
+        request: &Outgoing,
+        last_start: Instant,
+        sent: &AtomicBool,
+    ) -> Result<(response::Parts, Exchange), SendError> {
+        let lease = self.connect(worker, first, last_start).await?;
+        sent.store(true, Ordering::Relaxed);
+        lease.exchange(request, Instant::now()).await
+    }
+
+    /// A turn at the address that is best.
+    async fn turn(&self, now: Instant) -> Result<Turn, SendError> {
+        match self.balancer.turn(now) {
+            Some(turn) => Ok(turn),
+            None => self.first_turn().await,
+        }
+    }
+
+    /// A new connection where `turn` leads, or else to the first of the others that takes one. Those that are down are
+    /// tried only where all are, since a mark may be stale.
+    async fn connect(&self, worker: usize, mut turn: Turn, last_start: Instant) -> Result<Lease, SendError> {
+        let last_resort = !self.balancer.is_usable();
+        let (mut tried, mut failures) = (Vec::new(), Vec::new());
+        loop {
+            let (address, began) = (turn.address(), Instant::now());
+            let opened = Connection::open(&*self.connector, address.socket(), self.settings.connect_timeout).await;
+            let now = Instant::now();
+            let error = match opened {
                 Ok(connection) => {
                     self.counts.connected.fetch_add(1, Ordering::Relaxed);
-                    address.opened();
-                    return Ok(self.lease(worker, address, connection));
+                    address.opened(began, now);
+                    return Ok(self.lease(worker, turn, connection, false));
                 }
-                Err(error) => {
-                    self.counts.refused.fetch_add(1, Ordering::Relaxed);
-                    address.refused(Instant::now());
-                    failures.push(format!("{}: {error}", address.socket()));
-                }
-            }
-            if Instant::now() > last_start {
-                break;
-            }
+                Err(error) => error.to_string(),
+            };
+            self.counts.refused.fetch_add(1, Ordering::Relaxed);
+            address.note(|health| health.refused(began, now, &error));
+            failures.push(format!("{}: {error}", address.socket()));
+            tried.push(address.socket());
+            let next = self.balancer.turn_beside(&tried, last_resort, now).filter(|_| now <= last_start);
+            turn = next.ok_or_else(|| SendError::Unreachable(failures.join(", ")))?;
         }
-        Err(SendError::Unreachable(failures.join(", ")))
     }
 
     /// Waits for the first look-up, right after the target became known.
-    async fn first_address(&self) -> Result<Arc<Address>, SendError> {
+    async fn first_turn(&self) -> Result<Turn, SendError> {
         let mut looked_up = self.looked_up.subscribe();
-        let outcome = looked_up.wait_for(Option::is_some).await.map_or(None, |outcome| outcome.clone());
-        self.balancer.next(Instant::now()).ok_or_else(|| {
-            let why = outcome.and_then(Result::err).unwrap_or_else(|| "the host name has no address".into());
-            SendError::Unresolved(why)
+        // The sender lives as long as this does.
+        let _ = looked_up.wait_for(Option::is_some).await;
+        self.balancer.turn(Instant::now()).ok_or_else(|| self.why_unusable(Instant::now()))
+    }
+
+    fn unresolved(&self) -> SendError {
+        let outcome = self.looked_up.borrow().clone();
+        SendError::Unresolved(match outcome {
+            Some(Err(why)) => why,
+            Some(Ok(())) => "the host name has no address".into(),
+            None => "the host name is still being looked up".into(),
         })
     }
 
-    fn lease(&self, worker: usize, address: Arc<Address>, connection: Connection) -> Lease {
-        Lease { connection: Some(connection), address, worker, max_idle: self.settings.max_idle }
-    }
-}
-
-/// Looks addresses up again and closes what is idle for too long, as long as the upstream exists.
-async fn look_after(upstream: Weak<Upstream>) {
-    let mut next_look_up = Instant::now();
-    loop {
-        let Some(upstream) = upstream.upgrade() else { return };
-        let now = Instant::now();
-        if !upstream.balancer.is_literal() && now >= next_look_up {
-            look_up(&upstream).await;
-            next_look_up = now + upstream.settings.resolve_every;
-        }
-        for address in upstream.balancer.addresses().iter() {
-            address.sweep(now, upstream.settings.idle_timeout);
-        }
-        let pause = SWEEP_EVERY.min(upstream.settings.resolve_every);
-        drop(upstream);
-        tokio::time::sleep(pause).await;
-    }
-}
-
-async fn look_up(upstream: &Upstream) {
-    let outcome = upstream.balancer.resolve().await.map_err(|error| error.to_string());
-    if let Err(error) = &outcome {
-        upstream.counts.unresolved.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(upstream = upstream.name(), error, "cannot look up the addresses; the last ones stay in use");
-    }
-    upstream.looked_up.send_replace(Some(outcome));
-}
-
-/// A connection in use. It goes back when an answer was read to its end; dropped before that, it is closed.
-struct Lease {
-    connection: Option<Connection>,
-    address: Arc<Address>,
-    worker: usize,
-    max_idle: usize,
-}
-
-impl Lease {
-    async fn exchange(mut self, request: &Outgoing) -> Result<(response::Parts, Exchange), SendError> {
-        let socket = self.address.socket();
-        let Some(connection) = &mut self.connection else {
-            return Err(SendError::Reset(socket, "no connection".into()));
-        };
-        let mut outgoing = Request::new(Full::new(request.body.clone()));
-        *outgoing.method_mut() = http::Method::POST;
-        *outgoing.uri_mut() = request.uri.clone();
-        *outgoing.headers_mut() = request.headers.clone();
-        outgoing.headers_mut().insert(header::HOST, self.address.host().clone());
-        let answer = connection.send(outgoing).await.map_err(|error| {
-            let text = error.to_string();
-            if error.is_parse() { SendError::Malformed(socket, text) } else { SendError::Reset(socket, text) }
-        })?;
-        let (head, body) = answer.into_parts();
-        Ok((head, Exchange { body, socket, lease: Some(self) }))
+    fn address(&self, socket: SocketAddr) -> Option<Arc<Address>> {
+        self.balancer.addresses().iter().find(|address| address.socket() == socket).cloned()
     }
 
-    fn give_back(mut self) {
-        if let Some(mut connection) = self.connection.take() {
-            if connection.is_reusable() {
-                self.address.give(self.worker, connection, self.max_idle);
-            } else {
-                self.address.closed();
-            }
-        }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if self.connection.take().is_some() {
-            self.address.closed();
-        }
-    }
-}
-
-/// The body of an answer, with the connection it comes on.
-pub struct Exchange {
-    body: Incoming,
-    socket: SocketAddr,
-    lease: Option<Lease>,
-}
-
-impl Exchange {
-    /// The address that answered.
-    pub fn socket(&self) -> SocketAddr {
-        self.socket
-    }
-}
-
-impl Body for Exchange {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let this = &mut *self;
-        let Some(connection) = this.lease.as_mut().and_then(|lease| lease.connection.as_mut()) else {
-            return Poll::Ready(None);
-        };
-        let frame = ready!(connection.poll_frame(&mut this.body, cx));
-        match &frame {
-            Some(Err(_)) => this.lease = None,
-            Some(Ok(_)) if !this.body.is_end_stream() => {}
-            Some(Ok(_)) | None => {
-                if let Some(lease) = this.lease.take() {
-                    lease.give_back();
-                }
-            }
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.lease.is_none()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+    fn lease(&self, worker: usize, turn: Turn, connection: Connection, reused: bool) -> Lease {
+        Lease::new(turn, connection, worker, self.settings.max_idle, reused)
     }
 }

@@ -19,7 +19,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("route", &["nexus", "registry", "resilience", "telemetry", "upstream"]),
     ("telemetry", &["body", "nexus", "response"]),
     ("response", &["body", "nexus", "upstream"]),
-    ("upstream", &["nexus"]),
+    ("upstream", &["nexus", "resilience"]),
     ("registry", &["nexus"]),
     ("gates", &["resilience"]),
     ("admission", &[]),

@@ -226,7 +226,10 @@ impl Health {
     pub fn set_by_hand(&mut self, hand: Option<ByHand>, now: Instant) -> Option<Change> {
         let from = self.state();
         self.by_hand = hand;
-        self.changed(from, now, if hand.is_some() { "by hand" } else { "no longer by hand" })
+        // Said even where it changes nothing for now.
+        self.reason = if hand.is_some() { "by hand" } else { "no longer by hand" }.into();
+        let reason = self.reason.clone();
+        self.changed(from, now, &reason)
     }
 
     /// When it wants a probe or, at the end of an ejection, a [`Health::tick`]. An address that `is_alone` and up is left

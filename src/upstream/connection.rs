@@ -17,22 +17,22 @@ use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+
+use super::stream::{Connect, Stream};
 
 /// An open connection.
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     /// Boxed: it is a thousand bytes, and moves with every request from the shelf into the answer's body and back.
-    driver: Box<http1::Connection<TokioIo<TcpStream>, Full<Bytes>>>,
+    driver: Box<http1::Connection<TokioIo<Stream>, Full<Bytes>>>,
     closed: bool,
 }
 
 impl Connection {
     /// Connects within `timeout`.
-    pub(super) async fn open(address: SocketAddr, timeout: Duration) -> io::Result<Self> {
-        let connecting = tokio::time::timeout(timeout, TcpStream::connect(address));
-        let stream = connecting.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        stream.set_nodelay(true)?;
+    pub(super) async fn open(connector: &dyn Connect, address: SocketAddr, timeout: Duration) -> io::Result<Self> {
+        let connecting = tokio::time::timeout(timeout, connector.connect(address));
+        let stream = connecting.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "connect timed out"))??;
         let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         Ok(Self { sender, driver: Box::new(driver), closed: false })
     }
@@ -65,7 +65,7 @@ impl Connection {
 }
 
 /// Lets the connection read and write. Its error, if any, reaches the request as well.
-fn drive(driver: &mut http1::Connection<TokioIo<TcpStream>, Full<Bytes>>, closed: &mut bool, cx: &mut Context<'_>) {
+fn drive(driver: &mut http1::Connection<TokioIo<Stream>, Full<Bytes>>, closed: &mut bool, cx: &mut Context<'_>) {
     if !*closed && Pin::new(driver).poll(cx).is_ready() {
         *closed = true;
     }

@@ -1,30 +1,48 @@
-//! One address of a target and its idle connections.
+//! One address of a target: its idle connections, its load and its health.
 //!
-//! Each worker thread has a shelf of its own, so that a connection stays on the thread whose event loop knows it and
-//! the lock on a shelf is never contended.
+//! Each worker thread has a shelf of connections of its own, so that a connection stays on the thread whose event loop
+//! knows it and the lock on a shelf is never contended. What every request touches is an atomic; the lock on the health
+//! is taken only where something is or was wrong.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderValue, Uri};
 use tokio::time::Instant;
 
+use super::balancer::Balancer;
 use super::connection::Connection;
-
-/// How long an address that refused a connection is tried last.
-const AVOID_FOR: Duration = Duration::from_secs(1);
+use crate::resilience::balance::{self, Candidate, Latency};
+use crate::resilience::health::{ByHand, Change, Health, HealthSettings, State};
 
 /// One socket address of a target.
-pub struct Address {
+pub(super) struct Address {
     socket: SocketAddr,
     host: HeaderValue,
+    /// What a probe asks for; none where a connect is all that can be tried.
+    probe: Option<Uri>,
     shelves: Box<[Mutex<Vec<Idle>>]>,
     open: AtomicUsize,
     created: Instant,
-    /// Milliseconds after `created` until which the address is avoided.
-    avoid_until: AtomicU64,
+    load: Load,
+    health: Mutex<Health>,
+    /// Told when the health changes.
+    balancer: Weak<Balancer>,
+}
+
+/// On a cache line of its own, since all threads write here and the rest is only read.
+#[repr(align(64))]
+#[derive(Default)]
+struct Load {
+    in_flight: AtomicUsize,
+    /// A [`Latency`]. Of two threads that write at the same time one may win.
+    latency: AtomicU64,
+    /// Milliseconds after `created` since when the address is up.
+    up_since: AtomicU32,
+    /// Whether a good answer would change its health.
+    troubled: AtomicBool,
 }
 
 struct Idle {
@@ -32,27 +50,74 @@ struct Idle {
     since: Instant,
 }
 
+/// An address as it is now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AddressStatus {
+    /// The address.
+    pub socket: SocketAddr,
+    /// Whether it can be used.
+    pub state: State,
+    /// What somebody said by hand.
+    pub by_hand: Option<ByHand>,
+    /// How long it is in this state.
+    pub since: Duration,
+    /// Why it is.
+    pub reason: String,
+    /// Requests on their way to it.
+    pub in_flight: usize,
+    /// Smoothed time to an answer's head; none where nothing was answered yet.
+    pub latency: Option<Duration>,
+    /// Connections that are open.
+    pub open: usize,
+    /// Those of them that are idle.
+    pub idle: usize,
+    /// Time until the next probe, if one is planned.
+    pub next_probe: Option<Duration>,
+    /// How often it was ejected.
+    pub ejections: u64,
+    /// Probes that were answered.
+    pub probes_ok: u64,
+    /// Probes that were not.
+    pub probes_failed: u64,
+}
+
 impl Address {
     /// An address without connections; `host` is what a `Host` header says to it.
-    pub(super) fn new(socket: SocketAddr, host: HeaderValue, workers: usize) -> Self {
+    pub(super) fn new(
+        socket: SocketAddr,
+        host: HeaderValue,
+        probe: Option<Uri>,
+        workers: usize,
+        health: HealthSettings,
+        balancer: Weak<Balancer>,
+    ) -> Self {
+        let created = Instant::now();
         Self {
             socket,
             host,
+            probe,
             shelves: (0..workers.max(1)).map(|_| Mutex::default()).collect(),
             open: AtomicUsize::new(0),
-            created: Instant::now(),
-            avoid_until: AtomicU64::new(0),
+            created,
+            load: Load::default(),
+            health: Mutex::new(Health::new(created, health, fastrand::u64(..))),
+            balancer,
         }
     }
 
     /// The socket address.
-    pub fn socket(&self) -> SocketAddr {
+    pub(super) fn socket(&self) -> SocketAddr {
         self.socket
     }
 
     /// What a `Host` header says to it.
     pub(super) fn host(&self) -> &HeaderValue {
         &self.host
+    }
+
+    /// What a probe asks for; none where a connect is all that can be tried.
+    pub(super) fn probe(&self) -> Option<&Uri> {
+        self.probe.as_ref()
     }
 
     /// The idle connection used last that still lives, if any.
@@ -89,10 +154,25 @@ impl Address {
         }
     }
 
-    /// A connection was opened.
-    pub(super) fn opened(&self) {
+    /// A connection was opened; the connect began at `began`.
+    pub(super) fn opened(&self, began: Instant, now: Instant) {
         self.open.fetch_add(1, Ordering::Relaxed);
-        self.avoid_until.store(0, Ordering::Relaxed);
+        if self.is_troubled() {
+            self.note(|health| health.connected(began, now));
+        }
+    }
+
+    /// A request that was sent at `began` was answered by who should.
+    pub(super) fn answered_well(&self, began: Instant, now: Instant) {
+        if self.is_troubled() {
+            self.note(|health| health.answered(began, now));
+        }
+    }
+
+    /// A request that was sent at `began` was not answered by who should.
+    pub(super) fn failed(&self, began: Instant, now: Instant, why: &str) {
+        let is_alone = self.is_alone();
+        self.note(|health| health.failed(began, now, why, is_alone));
     }
 
     /// A connection was closed.
@@ -100,27 +180,141 @@ impl Address {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// A connection could not be opened.
-    pub(super) fn refused(&self, now: Instant) {
-        self.avoid_until.store(self.millis(now + AVOID_FOR), Ordering::Relaxed);
+    /// An answer's head took `sample`.
+    pub(super) fn took(&self, sample: Duration, now: Instant) {
+        let known = Latency::from_word(self.load.latency.load(Ordering::Relaxed));
+        self.load.latency.store(known.observed(sample, self.millis(now)).to_word(), Ordering::Relaxed);
     }
 
-    /// Whether a connection was refused a moment ago.
-    pub(super) fn is_avoided(&self, now: Instant) -> bool {
-        self.avoid_until.load(Ordering::Relaxed) > self.millis(now)
+    /// Somebody waited so long for an answer and left. An answer that takes long is never seen otherwise.
+    pub(super) fn took_at_least(&self, sample: Duration, now: Instant) {
+        if self.latency(now).is_none_or(|known| sample > known) {
+            self.took(sample, now);
+        }
+    }
+
+    /// What there is to know when it may be its turn.
+    pub(super) fn candidate(&self, now: Instant, slow_start: Duration) -> Candidate {
+        let (millis, up_since) = (self.millis(now), self.load.up_since.load(Ordering::Relaxed));
+        let age = Duration::from_millis(u64::from(millis.wrapping_sub(up_since)));
+        Candidate {
+            latency: Latency::from_word(self.load.latency.load(Ordering::Relaxed)).seconds(millis),
+            in_flight: self.load.in_flight.load(Ordering::Relaxed),
+            weight: balance::weight(age, slow_start),
+        }
+    }
+
+    fn is_troubled(&self) -> bool {
+        self.load.troubled.load(Ordering::Relaxed)
+    }
+
+    /// Takes a note in its health, and tells the balancer if that changed its state.
+    pub(super) fn note(&self, note: impl FnOnce(&mut Health) -> Option<Change>) {
+        let mut health = self.health();
+        let change = note(&mut health);
+        self.load.troubled.store(health.is_troubled(), Ordering::Relaxed);
+        let Some(change) = change else { return };
+        if change.to == State::Up {
+            self.load.up_since.store(self.millis(health.since()), Ordering::Relaxed);
+        }
+        // Logged under the lock, so that the lines come in the order of what happened.
+        log(self.balancer.upgrade().as_deref().map_or("", Balancer::name), self.socket, &change, health.reason());
+        drop(health);
+        if let Some(balancer) = self.balancer.upgrade() {
+            balancer.choose();
+        }
+    }
+
+    fn is_alone(&self) -> bool {
+        self.balancer.upgrade().is_none_or(|balancer| balancer.addresses().len() < 2)
+    }
+
+    /// Whether it can be used.
+    pub(super) fn state(&self) -> State {
+        self.health().state()
+    }
+
+    /// How it is.
+    pub(super) fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All there is to see.
+    pub(super) fn status(&self, now: Instant, is_alone: bool) -> AddressStatus {
+        let (open, idle) = self.connections();
+        let health = self.health();
+        let counts = health.counts();
+        AddressStatus {
+            socket: self.socket,
+            state: health.state(),
+            by_hand: health.by_hand(),
+            since: now.saturating_duration_since(health.since()),
+            reason: health.reason().to_owned(),
+            in_flight: self.load.in_flight.load(Ordering::Relaxed),
+            latency: self.latency(now),
+            open,
+            idle,
+            next_probe: health.next_probe(is_alone).map(|at| at.saturating_duration_since(now)),
+            ejections: counts.ejections,
+            probes_ok: counts.probes_ok,
+            probes_failed: counts.probes_failed,
+        }
+    }
+
+    fn latency(&self, now: Instant) -> Option<Duration> {
+        let latency = Latency::from_word(self.load.latency.load(Ordering::Relaxed));
+        latency.seconds(self.millis(now)).map(Duration::from_secs_f32)
     }
 
     /// Connections: all that are open, and those of them that are idle.
-    pub fn connections(&self) -> (usize, usize) {
+    pub(super) fn connections(&self) -> (usize, usize) {
         let idle = (0..self.shelves.len()).map(|worker| self.shelf(worker).len()).sum();
         (self.open.load(Ordering::Relaxed), idle)
     }
 
-    fn shelf(&self, worker: usize) -> std::sync::MutexGuard<'_, Vec<Idle>> {
+    fn shelf(&self, worker: usize) -> MutexGuard<'_, Vec<Idle>> {
         self.shelves[worker % self.shelves.len()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn millis(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.created).as_millis()).unwrap_or(u64::MAX)
+    /// Wraps after 49 days, which costs a measurement at most.
+    #[expect(clippy::cast_possible_truncation, reason = "wraps")]
+    fn millis(&self, at: Instant) -> u32 {
+        at.saturating_duration_since(self.created).as_millis() as u32
+    }
+}
+
+fn log(upstream: &str, address: SocketAddr, change: &Change, reason: &str) {
+    let seconds = change.lasted.as_secs_f64();
+    match change.to {
+        State::Up if change.from == State::Down => {
+            tracing::info!(upstream, %address, reason, down_seconds = seconds, "the address is up again");
+        }
+        State::Up => tracing::info!(upstream, %address, reason, ejected_seconds = seconds, "the address is used again"),
+        State::Down => tracing::warn!(upstream, %address, reason, "the address is down"),
+        State::Ejected => tracing::warn!(upstream, %address, reason, "the address is ejected"),
+    }
+}
+
+/// A request's turn at an address; the request counts as in flight as long as this lives.
+pub(super) struct Turn {
+    address: Arc<Address>,
+}
+
+impl Turn {
+    /// A request goes to `address`.
+    pub(super) fn begin(address: &Arc<Address>) -> Self {
+        address.load.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self { address: Arc::clone(address) }
+    }
+
+    /// Where it goes.
+    pub(super) fn address(&self) -> &Arc<Address> {
+        &self.address
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.address.load.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -1,0 +1,159 @@
+//! What goes on beside the requests as long as an upstream exists: look-ups of addresses, probes, the closing of idle
+//! connections.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, header};
+use http_body_util::Full;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::balancer::Balancer;
+use super::connection::Connection;
+use super::pool::Address;
+use super::stream::Connect;
+use super::{Upstream, UpstreamSettings};
+use crate::resilience::health::{PROBE_TIMEOUT, Probed};
+
+/// Time between two looks for idle connections that died or are too old.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// Time between two look-ups while no address can be used: what came back may have another one.
+const SEARCH_EVERY: Duration = Duration::from_secs(1);
+
+/// Looks after `upstream` until it is dropped.
+pub(super) fn begin(upstream: &Arc<Upstream>) {
+    tokio::spawn(keep_house(Arc::downgrade(upstream)));
+    let Upstream { balancer, connector, settings, .. } = &**upstream;
+    tokio::spawn(keep_probing(Arc::downgrade(balancer), Arc::clone(connector), settings.clone()));
+}
+
+/// Looks addresses up again and closes what is idle for too long.
+async fn keep_house(upstream: Weak<Upstream>) {
+    let mut next_look_up = Instant::now();
+    loop {
+        let Some(upstream) = upstream.upgrade() else { return };
+        let (balancer, settings) = (&upstream.balancer, &upstream.settings);
+        if !balancer.is_literal() && (Instant::now() >= next_look_up || !balancer.is_usable()) {
+            look_up(&upstream).await;
+            next_look_up = Instant::now() + settings.resolve_every;
+        }
+        for address in balancer.addresses().iter() {
+            address.sweep(Instant::now(), settings.idle_timeout);
+        }
+        let (is_literal, is_usable) = (balancer.is_literal(), balancer.is_usable());
+        let mut usable = balancer.usable();
+        let pause = SWEEP_EVERY.min(settings.resolve_every);
+        drop(upstream);
+        if is_literal {
+            sleep(pause).await;
+        } else if !is_usable {
+            sleep(SEARCH_EVERY.min(pause)).await;
+        } else {
+            // A host name whose addresses are lost is looked up at once.
+            let _ = timeout(pause, usable.wait_for(|usable| !usable)).await;
+        }
+    }
+}
+
+async fn look_up(upstream: &Upstream) {
+    let outcome = upstream.balancer.resolve().await.map_err(|error| error.to_string());
+    if let Err(error) = &outcome {
+        upstream.counts.unresolved.fetch_add(1, Ordering::Relaxed);
+        let is_new = upstream.looked_up.borrow().as_ref() != Some(&outcome);
+        if is_new {
+            tracing::warn!(
+                upstream = upstream.name(),
+                error,
+                "cannot look up the addresses; the last ones stay in use"
+            );
+        }
+    }
+    upstream.looked_up.send_replace(Some(outcome));
+}
+
+/// Probes each address when it wants it, and ends ejections. The probes under way end with this.
+async fn keep_probing(balancer: Weak<Balancer>, connector: Arc<dyn Connect>, settings: UpstreamSettings) {
+    let Some(mut chosen) = balancer.upgrade().map(|balancer| balancer.chosen()) else { return };
+    let mut probes = JoinSet::new();
+    loop {
+        chosen.mark_unchanged();
+        let Some(next) = balancer.upgrade().map(|balancer| {
+            let all = balancer.addresses();
+            let due = |address| take_care(address, all.len() < 2, &mut probes, &connector, &settings);
+            all.iter().filter_map(due).min()
+        }) else {
+            return;
+        };
+        let next_due = async {
+            match next {
+                Some(next) => sleep_until(next).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = chosen.changed() => if changed.is_err() { return },
+            Some(_) = probes.join_next() => {}
+            () = next_due => {}
+        }
+    }
+}
+
+/// Does what is due at an address. When is there something again?
+fn take_care(
+    address: &Arc<Address>,
+    is_alone: bool,
+    probes: &mut JoinSet<()>,
+    connector: &Arc<dyn Connect>,
+    settings: &UpstreamSettings,
+) -> Option<Instant> {
+    let now = Instant::now();
+    address.note(|health| health.tick(now));
+    let mut health = address.health();
+    if health.next_probe(is_alone).is_some_and(|next| next <= now) {
+        health.probing(now);
+        let patience = PROBE_TIMEOUT.min(settings.connect_timeout);
+        probes.spawn(probe(Arc::clone(address), Arc::clone(connector), patience));
+    }
+    health.due(is_alone)
+}
+
+/// Finds out whether the address is well, and notes it.
+async fn probe(address: Arc<Address>, connector: Arc<dyn Connect>, patience: Duration) {
+    let began = Instant::now();
+    let asked = timeout(PROBE_TIMEOUT, ask(&address, &*connector, patience)).await;
+    let now = Instant::now();
+    match asked {
+        Ok(Ok(())) => address.note(|health| health.probed(began, now, Probed::Answered)),
+        Ok(Err(Unwell::Refused(why))) => address.note(|health| health.probed(began, now, Probed::Refused(&why))),
+        Ok(Err(Unwell::Failed(why))) => address.note(|health| health.probed(began, now, Probed::Failed(&why))),
+        Err(_) => {
+            let why = format!("a probe was not answered within {PROBE_TIMEOUT:?}");
+            address.note(|health| health.probed(began, now, Probed::Failed(&why)));
+        }
+    }
+}
+
+/// Why a probe failed.
+enum Unwell {
+    Refused(String),
+    Failed(String),
+}
+
+async fn ask(address: &Address, connector: &dyn Connect, patience: Duration) -> Result<(), Unwell> {
+    let mut connection = Connection::open(connector, address.socket(), patience).await.map_err(|error| {
+        let why = format!("a probe could not connect: {error}");
+        if error.kind() == std::io::ErrorKind::TimedOut { Unwell::Failed(why) } else { Unwell::Refused(why) }
+    })?;
+    let Some(uri) = address.probe() else { return Ok(()) };
+    let mut request = Request::new(Full::new(Bytes::new()));
+    *request.method_mut() = Method::GET;
+    *request.uri_mut() = uri.clone();
+    request.headers_mut().insert(header::HOST, address.host().clone());
+    let answer = connection.send(request).await;
+    let answer = answer.map_err(|error| Unwell::Failed(format!("a probe was not answered: {error}")))?;
+    let status = answer.status();
+    if status.as_u16() >= 500 { Err(Unwell::Failed(format!("a probe was answered {status}"))) } else { Ok(()) }
+}
