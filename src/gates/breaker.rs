@@ -484,7 +484,7 @@ mod tests {
 
     #[test]
     fn no_wake_up_is_lost_between_threads() {
-        const ROUNDS: usize = 2000;
+        const ROUNDS: usize = 20_000;
         let breaker = breaker(false);
         let round = std::sync::Barrier::new(3);
         let wait = || {
@@ -501,6 +501,8 @@ mod tests {
             for _ in 0..ROUNDS {
                 breaker.hold(Instant::now());
                 round.wait();
+                // To meet the waiters at each point of their way.
+                (0..fastrand::u32(0..300)).for_each(|_| std::hint::spin_loop());
                 breaker.reset(Instant::now());
                 round.wait();
             }
