@@ -2,8 +2,8 @@
 
 use std::num::NonZeroU32;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use nexus_gateway::gates::rate_limit::Why;
@@ -25,6 +25,7 @@ struct Redis {
 
 impl Redis {
     async fn start() -> Self {
+        Log::keep();
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = free.local_addr().expect("an address").port();
         drop(free);
@@ -120,12 +121,11 @@ fn load(limit: &Arc<RateLimit>, clients: usize, stop: &Arc<AtomicBool>, tasks: &
         tasks.spawn(async move {
             let (mut went, mut refused) = (0, 0);
             while !stop.load(Ordering::Relaxed) {
-                match limit.admit(Instant::now() + 10 * SECOND).await {
-                    Ok(_) => went += 1,
-                    Err(_) => {
-                        refused += 1;
-                        sleep(MS).await;
-                    }
+                if limit.admit(Instant::now() + 10 * SECOND).await.is_ok() {
+                    went += 1;
+                } else {
+                    refused += 1;
+                    sleep(MS).await;
                 }
                 tokio::task::yield_now().await;
             }
@@ -195,6 +195,60 @@ async fn the_common_request_asks_nobody_and_nothing_stays_in_the_store() {
 }
 
 #[tokio::test]
+async fn gateways_of_equal_demand_have_equal_shares() {
+    for max_wait in [Duration::ZERO, SECOND] {
+        let redis = Redis::start().await;
+        let gateways = three_gateways(&redis, &settings(1000, 50, max_wait)).await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut tasks = JoinSet::new();
+        for (limit, _) in &gateways {
+            load(limit, 20, &stop, &mut tasks);
+        }
+        sleep(2 * SECOND).await;
+        stop.store(true, Ordering::Relaxed);
+        while tasks.join_next().await.is_some() {}
+        let each: Vec<_> = gateways.iter().map(|(limit, _)| limit.status().admitted).collect();
+        println!("{max_wait:?}: {each:?}");
+        assert!(each.iter().min() > each.iter().max().map(|most| most / 2).as_ref(), "{max_wait:?}: {each:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_that_leaves_while_the_store_is_asked_costs_no_turn() {
+    let redis = Redis::start().await;
+    let limit = RateLimit::global(settings(1, 1, Duration::ZERO), "a".into(), redis.store().await);
+    let limit = Arc::new(limit);
+    let leaver = Arc::clone(&limit);
+    let leaver = tokio::spawn(async move { leaver.admit(Instant::now() + SECOND).await });
+    tokio::task::yield_now().await;
+    assert_eq!(limit.status().waiting, 1);
+    leaver.abort();
+    limit.admit(Instant::now() + SECOND).await.expect("the only turn is still there");
+}
+
+#[tokio::test]
+async fn workers_with_runtimes_of_their_own_share_a_limit() {
+    let redis = Redis::start().await;
+    let limit = Arc::new(RateLimit::global(settings(500, 10, SECOND), "a".into(), redis.store().await));
+    let workers = [(); 2].map(|()| {
+        let limit = Arc::clone(&limit);
+        tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                for _ in 0..100 {
+                    limit.admit(Instant::now() + SECOND).await.expect("a turn");
+                }
+            });
+        })
+    });
+    for worker in workers {
+        worker.await.expect("no panic");
+    }
+    let status = limit.status();
+    assert_eq!((status.admitted, status.waiting), (200, 0));
+}
+
+#[tokio::test]
 async fn a_store_that_stops_and_returns_under_load_loses_no_request() {
     let mut redis = Redis::start().await;
     let gateways = three_gateways(&redis, &settings(2000, 100, 5 * SECOND)).await;
@@ -219,6 +273,39 @@ async fn a_store_that_stops_and_returns_under_load_loses_no_request() {
         assert_eq!(refused, 0, "a request was lost");
     }
     assert!(went > 1000, "{went}");
+    let log = Log::of(redis.port);
+    let lines = |what: &str| log.iter().filter(|line| line.contains(what)).count();
+    assert_eq!((lines("is down"), lines("is back"), log.len()), (3, 3, 6), "once for each gateway: {log:#?}");
+}
+
+/// What all tests here logged.
+struct Log;
+
+static LOGGED: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+impl Log {
+    fn keep() {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| tracing_subscriber::fmt().with_ansi(false).with_writer(|| Log).init());
+    }
+
+    /// The lines about the store at this port.
+    fn of(port: u16) -> Vec<String> {
+        let logged = LOGGED.lock().expect("no panic");
+        let name = format!("127.0.0.1:{port}");
+        String::from_utf8_lossy(&logged).lines().filter(|line| line.contains(&name)).map(str::to_owned).collect()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        LOGGED.lock().expect("no panic").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[tokio::test]

@@ -103,6 +103,9 @@ impl RateLimit {
     /// Waits for a turn, for at most `max_wait` and never beyond `until`.
     pub async fn admit(&self, until: Instant) -> Result<Turn, Refused> {
         let now = Instant::now();
+        if let Some(global) = &self.global {
+            global.leases.arrived();
+        }
         if self.waiting.load(Ordering::Acquire) == 0 {
             match self.next(now) {
                 Next::Go(left) => return self.counted(Duration::ZERO, Ok(left)),

@@ -99,8 +99,9 @@ pub(super) fn bucket_name(key: &str) -> String {
     }
     // A script's hash is the SHA-1 of its text.
     let hash = Script::new(key).get_hash().to_owned();
-    let kept = key.floor_char_boundary(MAX_KEY - hash.len() - 1);
-    format!("{PREFIX}{}~{hash}", &key[..kept])
+    let most = MAX_KEY - hash.len() - 1;
+    let kept = (0..=most).rev().find_map(|end| key.get(..end)).unwrap_or_default();
+    format!("{PREFIX}{kept}~{hash}")
 }
 
 /// What is asked of a bucket.
@@ -194,9 +195,11 @@ impl Store {
         Err(Away)
     }
 
-    /// The runtime that asks for decisions is gone.
+    /// A task that asked for a decision ended without one: its runtime is gone.
     pub(super) fn abandoned(&self) {
-        self.down.store(true, Ordering::Release);
+        self.link.send_modify(|link| {
+            self.is_now(link, Link::Down);
+        });
     }
 
     async fn connected(&self, generation: &mut u64) -> Option<MultiplexedConnection> {
@@ -219,14 +222,20 @@ impl Store {
         let first = self.link.send_if_modified(|link| {
             let same = link.generation() == Some(generation);
             if same {
-                *link = Link::Down;
-                self.down.store(true, Ordering::Release);
+                self.is_now(link, Link::Down);
             }
             same
         });
         if first {
             warn!(store = self.name, why, "the store of global limits is down");
         }
+    }
+
+    /// Changes the link and the flag that stands for it as one; says whether it was down before.
+    fn is_now(&self, link: &mut Link, new: Link) -> bool {
+        let down = matches!(new, Link::Down);
+        *link = new;
+        self.down.swap(down, Ordering::AcqRel)
     }
 
     /// Keeps a connection for as long as the store is used.
@@ -237,8 +246,9 @@ impl Store {
             match timeout(CONNECT, self.connect(&client)).await {
                 Ok(Ok(connection)) => {
                     generation += 1;
-                    self.link.send_replace(Link::Up(generation, connection));
-                    if self.down.swap(false, Ordering::AcqRel) {
+                    let mut was_down = false;
+                    self.link.send_modify(|link| was_down = self.is_now(link, Link::Up(generation, connection)));
+                    if was_down {
                         info!(store = self.name, "the store of global limits is back");
                     }
                     if links.wait_for(|link| matches!(link, Link::Down)).await.is_err() {

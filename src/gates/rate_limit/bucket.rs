@@ -14,7 +14,7 @@ use super::Left;
 use crate::resilience::rate_limit::Rate;
 
 /// The longest that a full bucket may last: an overflow of 64 bits of nanoseconds stays far away.
-const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 pub(super) struct Bucket {
     limiter: RateLimiter<NotKeyed, InMemoryState, SinceBase, StateInformationMiddleware>,

@@ -27,8 +27,8 @@ pub(super) struct Leases {
     furthest: Duration,
     current: ArcSwap<Held>,
     following: ArcSwap<Held>,
-    /// Turns used since demand was last looked at.
-    used: AtomicU64,
+    /// Requests that came since demand was last looked at.
+    arrived: AtomicU64,
     demand: Mutex<Demand>,
     asking: AtomicBool,
     answered: Notify,
@@ -88,7 +88,7 @@ impl Leases {
             furthest: max_wait + SPAN,
             current: ArcSwap::new(Held::new(Lease::none(now), 0)),
             following: ArcSwap::new(Held::new(Lease::none(now), 0)),
-            used: AtomicU64::new(0),
+            arrived: AtomicU64::new(0),
             demand: Mutex::new(Demand::new(now)),
             asking: AtomicBool::new(false),
             answered: Notify::new(),
@@ -102,6 +102,11 @@ impl Leases {
         &self.store
     }
 
+    /// Counts a request: how many come says how many turns the next lease should have.
+    pub(super) fn arrived(&self) {
+        self.arrived.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Takes a turn, if the time of one has come.
     pub(super) fn take(self: &Arc<Self>, now: Instant) -> Share {
         let (current, following) = (self.current.load(), self.following.load());
@@ -109,7 +114,6 @@ impl Leases {
         for held in [&*current, &*following] {
             match held.take(now) {
                 Pick::Turn(_) => {
-                    self.used.fetch_add(1, Ordering::Relaxed);
                     let unused = [current.unused(now), following.unused(now)];
                     self.refill(held, unused);
                     return Share::Turn(unused.iter().sum::<u32>().saturating_add(held.left));
@@ -150,6 +154,9 @@ impl Leases {
 
     async fn fetch(&self, waiting: u32, ahead: Duration) {
         let want = self.wanted(waiting);
+        // Those who would not wait for turns of the next moment are followed by others, where many come. If they asked
+        // for what there is now, other gateways would always have taken it before.
+        let ahead = if want >= 2 { ahead.max(SPAN) } else { ahead };
         let (interval, burst, furthest) = (self.interval, self.burst, self.furthest);
         let ask = Ask { bucket: &self.bucket, interval, burst, want, ahead, furthest };
         let asked = Instant::now();
@@ -161,7 +168,7 @@ impl Leases {
     fn wanted(&self, waiting: u32) -> u32 {
         // A task that panicked between these lines left a number that is as good as any.
         let mut demand = self.demand.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        demand.observe(self.used.swap(0, Ordering::Relaxed), Instant::now());
+        demand.observe(self.arrived.swap(0, Ordering::Relaxed), Instant::now());
         demand.lease(waiting, self.interval)
     }
 

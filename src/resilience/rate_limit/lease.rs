@@ -95,41 +95,41 @@ fn nanos(time: Duration) -> i128 {
     i128::try_from(time.as_nanos()).unwrap_or(i128::MAX)
 }
 
-/// How many turns a gateway uses, lately.
+/// How many requests come to a gateway, lately.
 #[derive(Clone, Copy, Debug)]
 pub struct Demand {
     since: Instant,
-    turns: u64,
+    requests: u64,
     per_second: f64,
 }
 
 impl Demand {
     /// None so far.
     pub fn new(now: Instant) -> Self {
-        Self { since: now, turns: 0, per_second: 0.0 }
+        Self { since: now, requests: 0, per_second: 0.0 }
     }
 
-    /// Counts `turns` used since the last call.
+    /// Counts the `requests` that came since the last call.
     #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-    pub fn observe(&mut self, turns: u64, now: Instant) {
-        self.turns += turns;
+    pub fn observe(&mut self, requests: u64, now: Instant) {
+        self.requests += requests;
         let elapsed = now.saturating_duration_since(self.since);
         if elapsed < SAMPLE {
             return;
         }
         let seconds = elapsed.as_secs_f64();
         let weight = 1.0 - (-seconds / MEMORY.as_secs_f64()).exp();
-        self.per_second += weight * (self.turns as f64 / seconds - self.per_second);
-        (self.since, self.turns) = (now, 0);
+        self.per_second += weight * (self.requests as f64 / seconds - self.per_second);
+        (self.since, self.requests) = (now, 0);
     }
 
-    /// How many turns the next lease asks for: what is used in [`SPAN`], or what waits now, but not more than the
+    /// How many turns the next lease asks for: what comes in [`SPAN`], or what waits now, but not more than the
     /// whole limit gives in [`SPAN`], so that no gateway takes everything.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates, and is not negative")]
     pub fn lease(&self, waiting: u32, interval: Duration) -> u32 {
         let most = u32::try_from(SPAN.as_nanos() / interval.as_nanos().max(1)).unwrap_or(u32::MAX).max(1);
-        let used = (self.per_second * SPAN.as_secs_f64()).round() as u32;
-        used.max(waiting).clamp(1, most)
+        let coming = (self.per_second * SPAN.as_secs_f64()).round() as u32;
+        coming.max(waiting).clamp(1, most)
     }
 }
 
