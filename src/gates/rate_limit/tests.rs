@@ -267,3 +267,20 @@ async fn a_queue_that_never_empties_uses_every_turn_though_many_leave() {
     assert_eq!((taken, limit.status().admitted), (5, 5 + stay));
     assert_eq!(began.elapsed(), 10 * MS * u32::try_from(stay).unwrap());
 }
+
+#[tokio::test(start_paused = true)]
+async fn all_may_wait_for_the_store_but_only_the_queue_for_a_turn() {
+    let (store, _listener) = silent_store(50 * MS).await;
+    let limit = Arc::new(RateLimit::global(settings(10, 1, SECOND, 2), "a".into(), store));
+    let began = Instant::now();
+    let mut requests = Vec::new();
+    for _ in 0..10 {
+        requests.push(arrive(&limit, later()).await);
+    }
+    assert_eq!(limit.status().waiting, 10, "nobody knows yet whether there are turns");
+    for (number, request) in requests.into_iter().enumerate() {
+        let why = request.await.unwrap().err().map(|refused| refused.why);
+        assert_eq!(why, (number >= 2).then_some(Why::QueueFull), "request {number}");
+    }
+    assert!(began.elapsed() <= 151 * MS, "{:?}", began.elapsed());
+}
