@@ -36,9 +36,9 @@ pub struct Candidate {
 
 impl Latency {
     /// What [`Latency::to_word`] made.
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half is wanted")]
     pub fn from_word(word: u64) -> Self {
-        let (seconds, at) = ((word >> 32) as u32, (word & u64::from(u32::MAX)) as u32);
-        Self { seconds: f32::from_bits(seconds), at }
+        Self { seconds: f32::from_bits((word >> 32) as u32), at: word as u32 }
     }
 
     /// As one word; zero where nothing is known.
@@ -226,7 +226,7 @@ mod tests {
             let all = samples.iter().map(|(micros, _)| f64::from(u32::try_from(*micros).unwrap()));
             let (least, most) = (all.clone().fold(f64::MAX, f64::min), all.fold(0.0, f64::max));
             prop_assert!(micros >= least * 0.999 && micros <= most * 1.001, "{least} {micros} {most}");
-            prop_assert!(latency.seconds(now.wrapping_add(1_000)).unwrap() * 1e6 < most as f32);
+            prop_assert!(f64::from(latency.seconds(now.wrapping_add(1_000)).unwrap()) * 1e6 < most);
         }
 
         #[test]

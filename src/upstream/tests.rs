@@ -116,8 +116,7 @@ fn upstream(addresses: u16) -> (Arc<Upstream>, Net) {
 fn upstream_with(addresses: u16, probe: Probe) -> (Arc<Upstream>, Net) {
     let net = Net::default();
     let urls = (1..=addresses).map(|port| BaseUrl::parse(&format!("http://127.0.0.1:{port}")).unwrap()).collect();
-    let upstream =
-        Upstream::new("home".into(), urls, probe, UpstreamSettings::default(), 1, Arc::new(net.clone()));
+    let upstream = Upstream::new("home".into(), urls, probe, UpstreamSettings::default(), 1, Arc::new(net.clone()));
     (upstream, net)
 }
 
@@ -217,6 +216,7 @@ async fn where_all_are_down_a_request_still_tries_each() {
 #[tokio::test(start_paused = true)]
 async fn a_dead_address_costs_one_request_one_connect_and_is_used_again_when_it_heals() {
     let (upstream, net) = upstream(2);
+    sleep(10 * SECOND).await;
     net.set(1, Behaviour::Refuses);
     for _ in 0..50 {
         assert_eq!(call(&upstream).await.unwrap(), 2);
@@ -367,7 +367,7 @@ async fn waiting_in_vain_counts_as_slow() {
     let request = outgoing();
     {
         let sending = upstream.send(0, &request, Instant::now(), &sent);
-        tokio::time::timeout(3 * SECOND, sending).await.expect_err("it hangs");
+        assert!(tokio::time::timeout(3 * SECOND, sending).await.is_err(), "it hangs");
     }
     let status = &upstream.addresses_status(Instant::now())[0];
     assert_eq!((status.in_flight, status.open), (0, 0));
@@ -388,7 +388,8 @@ async fn an_address_can_be_taken_out_and_kept_in_by_hand() {
     assert_eq!(call(&upstream).await.unwrap(), 1);
     net.set(1, Behaviour::Refuses);
     upstream.set_by_hand(socket(1), Some(ByHand::Up));
-    assert!(call(&upstream).await.is_ok() || states(&upstream)[0] == State::Up);
+    sleep(10 * SECOND).await;
+    assert_eq!(states(&upstream), [State::Up, State::Down]);
     assert!(!upstream.set_by_hand(socket(9), None));
 }
 
@@ -397,18 +398,16 @@ async fn an_address_shows_how_it_is() {
     let (upstream, net) = upstream(2);
     net.set(1, Behaviour::AnswersAfter(20 * MILLI));
     net.set(2, Behaviour::Refuses);
-    for _ in 0..3 {
+    for _ in 0..30 {
         call(&upstream).await.unwrap();
     }
-    call(&upstream).await.unwrap();
     advance(SECOND).await;
     let now = Instant::now();
     let status = upstream.addresses_status(now);
-    assert_eq!((status[0].state, status[0].in_flight, status[0].open, status[0].idle), (State::Up, 0, 1, 1));
+    assert_eq!((status[0].state, status[0].in_flight), (State::Up, 0));
+    assert!(status[0].open > 0 && status[0].open == status[0].idle);
     assert!(status[0].latency.unwrap() > 15 * MILLI);
     assert!(status[0].next_probe.unwrap() <= 5 * SECOND);
-    if status[1].state == State::Down {
-        assert_eq!(status[1].reason, "connection refused");
-        assert!(status[1].since >= SECOND && status[1].next_probe.unwrap() <= 1251 * MILLI);
-    }
+    assert_eq!((status[1].state, &*status[1].reason), (State::Down, "connection refused"));
+    assert!(status[1].since >= SECOND);
 }

@@ -242,15 +242,18 @@ async fn before_addresses(urls: &[String]) -> Gateway {
 }
 
 #[tokio::test]
-async fn several_addresses_take_turns_and_keep_their_connections() {
+async fn several_addresses_share_requests_and_keep_their_connections() {
     let handlers = [Handler::answering(ok()), Handler::answering(ok())];
     let gateway = before_addresses(&[handlers[0].url(), handlers[1].url()]).await;
-    assert_all_answered(&gateway, 1, 20).await;
+    assert_all_answered(&gateway, 8, 50).await;
     for handler in &handlers {
-        let requests = handler.requests().iter().filter(|request| !request.target().starts_with("/api/")).count();
-        assert_eq!(requests, 10);
-        // One for requests and perhaps one to learn the cluster's id.
-        assert!(handler.connections() <= 2, "{} connections", handler.connections());
+        let asked = |request: &Message| request.target().starts_with("/api/");
+        let (others, requests): (Vec<_>, Vec<_>) = handler.requests().into_iter().partition(asked);
+        // Which of two takes a request is drawn by load; neither is forgotten.
+        assert!(!requests.is_empty());
+        // One for each caller and each worker at the most, and one for each question that is no request.
+        let bound = 8 + others.len();
+        assert!(handler.connections() <= bound, "{} connections, {bound} expected", handler.connections());
     }
 }
 
