@@ -13,8 +13,11 @@ use tokio::time::Instant;
 pub const WATCH_EVERY: Duration = Duration::from_secs(5);
 /// Time in which a probe has to be answered.
 pub const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Probes that must fail in a row before an address that took connections is down.
-const FAILED_PROBES: u32 = 2;
+/// Probes that must stay without an answer in a row before an address that takes connections is down.
+const SILENT_PROBES: u32 = 2;
+/// Bad answers to probes in a row after which an address that was down is used all the same: it may be that only probes
+/// are answered badly.
+const BAD_ANSWERS: u32 = 8;
 /// The longest that ejections become by being repeated.
 const MAX_EJECTION: Duration = Duration::from_secs(60);
 /// For each such time without trouble one ejection is forgotten.
@@ -58,8 +61,10 @@ pub enum Probed<'a> {
     Answered,
     /// No connection was taken.
     Refused(&'a str),
-    /// A connection may have been taken, but no good answer came in time.
-    Failed(&'a str),
+    /// A connection was taken, but nothing came on it in time.
+    Silent(&'a str),
+    /// An answer came that says that something is wrong.
+    Unwilling(&'a str),
 }
 
 /// An address's state changed.
@@ -170,7 +175,7 @@ impl Health {
 
     /// Whether a good answer or connect would change anything.
     pub fn is_troubled(&self) -> bool {
-        self.condition != Condition::Up || self.failures > 0
+        self.condition != Condition::Up || self.failures > 0 || self.failed_probes > 0
     }
 
     /// A connect that began at `began` succeeded.
@@ -196,6 +201,8 @@ impl Health {
             return None;
         }
         self.failures = 0;
+        // Requests are the better probes.
+        self.failed_probes = 0;
         if self.condition == Condition::Hanging { self.settle(Condition::Up, now, "it answered") } else { None }
     }
 
@@ -252,26 +259,33 @@ impl Health {
         self.next_probe = now + PROBE_TIMEOUT + self.settings.probe_every;
     }
 
-    /// A probe that went out at `began` has ended.
-    pub fn probed(&mut self, began: Instant, now: Instant, outcome: Probed<'_>) -> Option<Change> {
+    /// A probe that went out at `began` has ended. One that `is_alone` is not kept from its requests only because it
+    /// does not answer probes.
+    pub fn probed(&mut self, began: Instant, now: Instant, outcome: Probed<'_>, is_alone: bool) -> Option<Change> {
         match outcome {
             Probed::Answered => self.counts.probes_ok += 1,
-            Probed::Refused(_) | Probed::Failed(_) => self.counts.probes_failed += 1,
+            _ => self.counts.probes_failed += 1,
         }
         if began < self.settled {
             return None;
         }
-        self.failed_probes = if outcome == Probed::Answered { 0 } else { self.failed_probes.saturating_add(1) };
+        let is_down = matches!(self.condition, Condition::Refusing | Condition::Hanging);
+        // A refusal says by itself what there is to say.
+        let is_well = matches!(outcome, Probed::Answered | Probed::Refused(_))
+            || (!is_down && matches!(outcome, Probed::Unwilling(_)));
+        self.failed_probes = if is_well { 0 } else { self.failed_probes.saturating_add(1) };
         self.plan_probe(now);
-        match (outcome, self.condition) {
-            (Probed::Answered, Condition::Refusing | Condition::Hanging) => {
-                self.settle(Condition::Up, now, "a probe was answered")
+        match outcome {
+            Probed::Answered if is_down => self.settle(Condition::Up, now, "a probe was answered"),
+            Probed::Refused(why) if self.condition != Condition::Refusing => self.settle(Condition::Refusing, now, why),
+            Probed::Silent(_) if self.failed_probes >= SILENT_PROBES && is_down && is_alone => {
+                self.settle(Condition::Up, now, "it takes connections, though it does not answer probes")
             }
-            (Probed::Refused(why), Condition::Up | Condition::Ejected { .. }) => {
-                self.settle(Condition::Refusing, now, why)
-            }
-            (Probed::Failed(why), Condition::Up | Condition::Ejected { .. }) if self.failed_probes >= FAILED_PROBES => {
+            Probed::Silent(why) if self.failed_probes >= SILENT_PROBES && self.condition != Condition::Hanging => {
                 self.settle(Condition::Hanging, now, why)
+            }
+            Probed::Unwilling(why) if self.failed_probes >= BAD_ANSWERS && is_down => {
+                self.settle(Condition::Up, now, &format!("it answers, even if only so: {why}"))
             }
             _ => None,
         }

@@ -6,10 +6,10 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, header};
+use http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::Full;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::balancer::Balancer;
 use super::connection::Connection;
@@ -123,37 +123,27 @@ fn take_care(
 /// Finds out whether the address is well, and notes it.
 async fn probe(address: Arc<Address>, connector: Arc<dyn Connect>, patience: Duration) {
     let began = Instant::now();
-    let asked = timeout(PROBE_TIMEOUT, ask(&address, &*connector, patience)).await;
-    let now = Instant::now();
-    match asked {
-        Ok(Ok(())) => address.note(|health| health.probed(began, now, Probed::Answered)),
-        Ok(Err(Unwell::Refused(why))) => address.note(|health| health.probed(began, now, Probed::Refused(&why))),
-        Ok(Err(Unwell::Failed(why))) => address.note(|health| health.probed(began, now, Probed::Failed(&why))),
-        Err(_) => {
-            let why = format!("a probe was not answered within {PROBE_TIMEOUT:?}");
-            address.note(|health| health.probed(began, now, Probed::Failed(&why)));
-        }
+    let note = |outcome: Probed<'_>| {
+        let (now, is_alone) = (Instant::now(), address.is_alone());
+        address.note(|health| health.probed(began, now, outcome, is_alone));
+    };
+    let connection = match Connection::open(&*connector, address.socket(), patience).await {
+        Ok(connection) => connection,
+        Err(error) => return note(Probed::Refused(&format!("a probe could not connect: {error}"))),
+    };
+    let Some(uri) = address.probe() else { return note(Probed::Answered) };
+    match timeout_at(began + PROBE_TIMEOUT, ask(connection, &address, uri)).await {
+        Ok(Ok(status)) if status.as_u16() < 500 => note(Probed::Answered),
+        Ok(Ok(status)) => note(Probed::Unwilling(&format!("a probe was answered {status}"))),
+        Ok(Err(error)) => note(Probed::Silent(&format!("a probe was not answered: {error}"))),
+        Err(_) => note(Probed::Silent(&format!("a probe was not answered within {PROBE_TIMEOUT:?}"))),
     }
 }
 
-/// Why a probe failed.
-enum Unwell {
-    Refused(String),
-    Failed(String),
-}
-
-async fn ask(address: &Address, connector: &dyn Connect, patience: Duration) -> Result<(), Unwell> {
-    let mut connection = Connection::open(connector, address.socket(), patience).await.map_err(|error| {
-        let why = format!("a probe could not connect: {error}");
-        if error.kind() == std::io::ErrorKind::TimedOut { Unwell::Failed(why) } else { Unwell::Refused(why) }
-    })?;
-    let Some(uri) = address.probe() else { return Ok(()) };
+async fn ask(mut connection: Connection, address: &Address, uri: &Uri) -> hyper::Result<StatusCode> {
     let mut request = Request::new(Full::new(Bytes::new()));
     *request.method_mut() = Method::GET;
     *request.uri_mut() = uri.clone();
     request.headers_mut().insert(header::HOST, address.host().clone());
-    let answer = connection.send(request).await;
-    let answer = answer.map_err(|error| Unwell::Failed(format!("a probe was not answered: {error}")))?;
-    let status = answer.status();
-    if status.as_u16() >= 500 { Err(Unwell::Failed(format!("a probe was answered {status}"))) } else { Ok(()) }
+    Ok(connection.send(request).await?.status())
 }

@@ -225,7 +225,8 @@ impl Address {
         }
     }
 
-    fn is_alone(&self) -> bool {
+    /// Whether there is no other address.
+    pub(super) fn is_alone(&self) -> bool {
         self.balancer.upgrade().is_none_or(|balancer| balancer.addresses().len() < 2)
     }
 

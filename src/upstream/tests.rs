@@ -299,6 +299,12 @@ async fn probes_end_with_the_upstream() {
     let before = net.site(1, |site| site.connects);
     sleep(20 * SECOND).await;
     assert_eq!(net.site(1, |site| site.connects), before);
+    // So does what waits for a probe to be due, be it never.
+    let (alone, net) = super::tests::upstream(1);
+    sleep(SECOND).await;
+    drop(alone);
+    sleep(MILLI).await;
+    assert_eq!(Arc::strong_count(&net.0), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -35,7 +35,7 @@ fn what_began_before_the_present_state_changes_nothing() {
     let before = now - SECOND / 2;
     health.refused(now, now, "refused");
     assert_eq!(health.connected(before, now), None);
-    assert_eq!(health.probed(before, now, Probed::Answered), None);
+    assert_eq!(health.probed(before, now, Probed::Answered, false), None);
     health.connected(now, now + SECOND);
     assert_eq!(health.refused(now, now + SECOND, "timed out"), None);
     for _ in 0..10 {
@@ -47,10 +47,10 @@ fn what_began_before_the_present_state_changes_nothing() {
 #[test]
 fn one_that_hangs_is_down_after_two_probes_and_needs_an_answer_to_come_back() {
     let (mut health, now) = up();
-    assert_eq!(health.probed(now, now + SECOND, Probed::Failed("timed out")), None);
+    assert_eq!(health.probed(now, now + SECOND, Probed::Silent("timed out"), false), None);
     let again = health.due(false).unwrap();
     assert!(again <= now + SECOND + SETTINGS.probe_every, "asked again soon");
-    let change = health.probed(again, again + SECOND, Probed::Failed("timed out")).unwrap();
+    let change = health.probed(again, again + SECOND, Probed::Silent("timed out"), false).unwrap();
     assert_eq!(change.to, State::Down);
     let later = again + 2 * SECOND;
     assert_eq!(health.connected(later, later), None, "the kernel takes connections for a process that hangs");
@@ -60,10 +60,10 @@ fn one_that_hangs_is_down_after_two_probes_and_needs_an_answer_to_come_back() {
 #[test]
 fn a_good_probe_between_two_failed_ones_forgives() {
     let (mut health, now) = up();
-    for outcome in [Probed::Failed("x"), Probed::Answered, Probed::Failed("x")] {
-        assert_eq!(health.probed(now, now, outcome), None);
+    for outcome in [Probed::Silent("x"), Probed::Answered, Probed::Silent("x")] {
+        assert_eq!(health.probed(now, now, outcome, false), None);
     }
-    assert_eq!(health.probed(now, now, Probed::Refused("refused")).unwrap().to, State::Down);
+    assert_eq!(health.probed(now, now, Probed::Refused("refused"), false).unwrap().to, State::Down);
 }
 
 #[test]
@@ -109,10 +109,45 @@ fn a_lone_address_is_never_ejected_and_zero_turns_ejection_off() {
 fn an_ejected_one_that_fails_its_probes_is_down_and_then_a_good_probe_is_enough() {
     let (mut health, now) = up();
     eject(&mut health, now);
-    assert_eq!(health.probed(now, now, Probed::Answered), None, "the probe does not see what is wrong");
-    health.probed(now, now, Probed::Failed("timed out"));
-    assert_eq!(health.probed(now, now, Probed::Failed("timed out")).unwrap().to, State::Down);
-    assert_eq!(health.probed(now, now, Probed::Answered).unwrap().to, State::Up);
+    assert_eq!(health.probed(now, now, Probed::Answered, false), None, "the probe does not see what is wrong");
+    health.probed(now, now, Probed::Silent("timed out"), false);
+    assert_eq!(health.probed(now, now, Probed::Silent("timed out"), false).unwrap().to, State::Down);
+    assert_eq!(health.probed(now, now, Probed::Answered, false).unwrap().to, State::Up);
+}
+
+#[test]
+fn one_that_answers_badly_stays_up_and_one_that_was_down_waits_a_little() {
+    let (mut health, now) = up();
+    assert!((0..20).all(|_| health.probed(now, now, Probed::Unwilling("503"), false).is_none()));
+    health.refused(now, now, "refused");
+    for _ in 1..BAD_ANSWERS {
+        assert_eq!(health.probed(now, now, Probed::Unwilling("503"), true), None);
+    }
+    assert_eq!(health.probed(now, now, Probed::Unwilling("503"), true).unwrap().to, State::Up);
+}
+
+#[test]
+fn a_lone_one_that_takes_connections_again_is_used_even_if_probes_stay_unanswered() {
+    for is_alone in [false, true] {
+        let (mut health, now) = up();
+        health.refused(now, now, "refused");
+        for outcome in [Probed::Silent("x"), Probed::Refused("x"), Probed::Silent("x"), Probed::Silent("x")] {
+            assert_eq!(health.state(), State::Down);
+            health.probed(now, now, outcome, is_alone);
+        }
+        assert_eq!(health.state() == State::Up, is_alone);
+    }
+}
+
+#[test]
+fn a_request_that_is_answered_outweighs_a_probe_that_is_not() {
+    let (mut health, now) = up();
+    for _ in 0..10 {
+        assert_eq!(health.probed(now, now, Probed::Silent("timed out"), false), None);
+        assert!(health.is_troubled());
+        health.answered(now, now);
+    }
+    assert_eq!(health.state(), State::Up);
 }
 
 #[test]
@@ -250,15 +285,16 @@ impl Walk {
         for (i, began) in std::mem::take(&mut self.probes) {
             let (health, reality) = &mut self.addresses[i];
             let outcome = match reality {
-                Reality::Works | Reality::Fails if rng.bool() => Probed::Answered,
+                Reality::Works if rng.bool() => Probed::Answered,
+                Reality::Fails if rng.bool() => rng.choice([Probed::Answered, Probed::Unwilling("503")]).unwrap(),
                 Reality::Refuses => Probed::Refused("refused"),
-                _ if now >= began + PROBE_TIMEOUT => Probed::Failed("timed out"),
+                _ if now >= began + PROBE_TIMEOUT => Probed::Silent("timed out"),
                 _ => {
                     self.probes.push((i, began));
                     continue;
                 }
             };
-            health.probed(began, now, outcome);
+            health.probed(began, now, outcome, is_alone);
         }
     }
 
