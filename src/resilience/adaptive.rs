@@ -317,11 +317,18 @@ mod tests {
         let mut adaptive = Adaptive::new(40);
         let mut upstream = Upstream { service: 20 * MS, capacity: 1000, noise: 0.1 };
         assert_eq!(upstream.load(&mut adaptive, &mut now, &mut rng, 1000, 50_000).1, 40);
+        while !matches!(adaptive.phase, Phase::Steady(left) if left > 50) {
+            upstream.load(&mut adaptive, &mut now, &mut rng, 1000, 10);
+        }
         upstream.service *= 3;
         let began = now;
-        while upstream.load(&mut adaptive, &mut now, &mut rng, 1000, 1000).1 < 40 {
-            assert!(now - began < Duration::from_secs(60), "still at {}", adaptive.limit());
+        let mut limits = Vec::new();
+        while now - began < Duration::from_secs(20) {
+            limits.push(upstream.load(&mut adaptive, &mut now, &mut rng, 1000, 100).0);
         }
+        assert!(limits.iter().any(|limit| *limit < 30), "it notices nothing: {limits:?}");
+        assert!(limits.iter().all(|limit| *limit >= 5), "it falls too far: {limits:?}");
+        assert!(limits[limits.len() - 5..].contains(&40), "it does not recover: {limits:?}");
     }
 
     #[tokio::test(start_paused = true)]

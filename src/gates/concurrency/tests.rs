@@ -120,6 +120,23 @@ async fn a_permit_for_a_waiter_that_has_just_left_goes_to_the_next_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_permit_for_a_waiter_that_leaves_while_it_is_handed_over_goes_to_the_next_one() {
+    let gate = gate(1, 10);
+    std::mem::forget(admitted(&gate).await);
+    let mut late = gate.line_up(Normal, Instant::now() + HOUR).unwrap().unwrap();
+    let (gone, mut next) = (begin(&gate, Normal), begin(&gate, Normal));
+    // Two threads at once, step by step: one decides whose turn it is and tells it, the other leaves between these.
+    let turn = gate.decide(|line| line.queue.leave(Instant::now()));
+    assert_eq!(late.give_up(), None);
+    let second_turn = gate.decide(|line| line.queue.decline());
+    drop(gone);
+    gate.hand_over(second_turn);
+    assert!(turn.unwrap().send(Turn::Admitted).is_err(), "it would be lost");
+    drop(poll(&mut next).unwrap().unwrap());
+    assert_eq!(counts(&gate), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_permit_that_comes_together_with_the_end_of_patience_is_used() {
     let gate = gate(1, 10);
     let permit = admitted(&gate).await;
