@@ -333,9 +333,10 @@ impl Pace {
         (self.counted >= WELL_FOUNDED && !self.is_stale(now)).then(|| self.interval())
     }
 
-    /// Time from one departure that is not for an urgent request to the next.
+    /// Time from one departure that is not for an urgent request to the next, reckoned as if the next one were such: a
+    /// few urgent ones in a row do not mean that it is never a normal one's turn.
     fn mean_for_normal(&self) -> Duration {
-        seconds(self.time / (self.departures - self.overtaken))
+        seconds(self.time / (self.departures - self.overtaken + 1.0))
     }
 
     fn is_stale(&self, now: Instant) -> bool {
@@ -347,13 +348,9 @@ impl Pace {
     }
 }
 
-/// Of nothing by nothing it makes nothing, of something by nothing nearly for ever.
 fn seconds(seconds: f64) -> Duration {
-    if seconds.is_nan() { Duration::ZERO } else { Duration::try_from_secs_f64(seconds).unwrap_or(FOR_EVER) }
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
-
-/// Longer than anything waits.
-const FOR_EVER: Duration = Duration::from_secs(1_000_000);
 
 #[cfg(test)]
 mod tests;

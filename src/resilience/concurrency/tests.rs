@@ -125,6 +125,20 @@ async fn those_that_will_overtake_are_reckoned_with() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_burst_of_urgent_requests_does_not_end_all_hope_for_the_others() {
+    let mut now = Instant::now();
+    let mut queue = Queue::new(1, 1000);
+    queue.enter(now, Urgency::Normal, SECOND, || ());
+    queue.enter(now, Urgency::Normal, SECOND, || ());
+    for _ in 0..=WELL_FOUNDED {
+        queue.enter(now, Urgency::Urgent, SECOND, || ());
+        now += 10 * MS;
+        queue.leave(now);
+    }
+    assert!(waits(&mut queue, now, SECOND));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_first_in_line_may_always_wait() {
     let mut now = Instant::now();
     let mut queue = with_pace(&mut now, SECOND, 20);
