@@ -45,7 +45,13 @@ impl Deadline {
         self.given.map(|_| self.at.saturating_duration_since(now))
     }
 
-    /// The latest moment to try anything again: [`FLOOR`] before the deadline. What arrived with less than the floor
+    /// Until when the request may wait, for anything: [`FLOOR`] before the deadline. What arrived with less than the
+    /// floor does not wait at all.
+    pub fn waits_until(&self) -> Instant {
+        if self.total() > FLOOR { self.at - FLOOR } else { self.started }
+    }
+
+    /// The latest moment to send a request again that was lost with an idle connection: [`FLOOR`] before the deadline. What arrived with less than the floor
     /// gets a second try in the first half of its time.
     pub fn last_start(&self) -> Instant {
         if self.total() > FLOOR { self.at - FLOOR } else { self.started + self.total() / 2 }
@@ -85,6 +91,7 @@ mod tests {
             let left = deadline.at() - deadline.last_start();
             prop_assert!(left >= FLOOR || deadline.total() <= FLOOR);
             prop_assert!(deadline.last_start() >= now && deadline.last_start() <= deadline.at());
+            prop_assert!(deadline.waits_until() == now || deadline.at() - deadline.waits_until() == FLOOR);
         }
     }
 }

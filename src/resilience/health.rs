@@ -45,6 +45,17 @@ pub enum State {
     Ejected,
 }
 
+impl State {
+    /// Its name, as in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Ejected => "ejected",
+        }
+    }
+}
+
 /// What somebody said by hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ByHand {
