@@ -1,12 +1,140 @@
-//! Whether a request may go now, and where it waits until it may.
+//! May it go now, and where does it wait: a place in the process, a turn under a rate limit, a place under a
+//! concurrency limit, the recovery of an operation that keeps failing.
 //!
-//! The rules are `resilience`; here are the clock, the locks and the queues.
+//! The rules are pure and live in `resilience`; here are the clock, the queues and the locks. A gate hands out a value
+//! (a turn, a permit, a pass) and takes it back when that is dropped; each wait has a bound in time and in number.
+//! Knows settings and keys. Must not know requests, answers or the configuration file.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::runtime::Handle;
+
+use crate::resilience::rate_limit::{Scope, StoreSettings};
+use crate::resilience::{BreakerSettings, ConcurrencySettings, RateLimitSettings};
 
 pub mod breaker;
+pub mod budget;
 pub mod bytes;
 pub mod concurrency;
+pub mod keyed;
 pub mod rate_limit;
 pub mod shared;
 
+pub use breaker::Breaker;
+pub use budget::Budget;
+pub use concurrency::Concurrency;
+pub use keyed::{Key, Keyed};
 pub use rate_limit::RateLimit;
 pub use shared::Shared;
+
+use bytes::Held;
+
+/// The setting that bounds the requests in flight.
+pub const IN_FLIGHT: &str = "server.max_in_flight";
+/// The setting that bounds the bytes of bodies.
+pub const QUEUED_BYTES: &str = "server.max_queued_bytes";
+
+/// Requests that may wait for a place in flight at a time. Each has a connection of its own, of which there is a bound
+/// as well.
+const MAX_WAITING: usize = 10_000;
+
+/// Bounds of the whole process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessSettings {
+    /// Requests in flight at a time.
+    pub max_in_flight: usize,
+    /// Bytes of request bodies held at a time.
+    pub max_queued_bytes: usize,
+    /// Longest time that a request waits for its place in flight.
+    pub max_wait: Duration,
+}
+
+impl Default for ProcessSettings {
+    fn default() -> Self {
+        Self { max_in_flight: 10_000, max_queued_bytes: 256 << 20, max_wait: Duration::from_secs(1) }
+    }
+}
+
+/// All gates. They outlive the table: what a reload leaves as it was keeps its state.
+pub struct Gates {
+    /// Places in flight.
+    pub in_flight: Arc<Concurrency>,
+    /// Bytes of bodies.
+    pub bytes: Arc<Held>,
+    /// Rate limits.
+    pub rate_limits: Keyed<RateLimitSettings, RateLimit>,
+    /// Concurrency limits.
+    pub concurrency: Keyed<ConcurrencySettings, Concurrency>,
+    /// Breakers of operations.
+    pub breakers: Keyed<BreakerSettings, Breaker>,
+    /// Retry budgets of endpoints, by their share in percent.
+    pub budgets: Keyed<u32, Budget>,
+    store: Arc<ArcSwapOption<Store>>,
+    runtime: Handle,
+}
+
+/// The store of global limits, with what it was made from.
+struct Store {
+    settings: StoreSettings,
+    shared: Arc<Shared>,
+}
+
+impl Gates {
+    /// Gates with the bounds of `process`. What looks after a store runs on the current runtime.
+    pub fn new(process: &ProcessSettings) -> Arc<Self> {
+        let store: Arc<ArcSwapOption<Store>> = Arc::default();
+        let stored = Arc::clone(&store);
+        Arc::new(Self {
+            in_flight: Arc::new(Concurrency::process(process.max_in_flight, MAX_WAITING, process.max_wait)),
+            bytes: Arc::new(Held::new(process.max_queued_bytes)),
+            rate_limits: Keyed::new(move |key, caller| rate_limit(&stored, key, caller)),
+            concurrency: Keyed::new(|key: &Key<ConcurrencySettings>, _| Concurrency::new(&key.settings)),
+            breakers: Keyed::new(|key: &Key<BreakerSettings>, _| Breaker::new(key.settings.clone(), fastrand::u64(..))),
+            budgets: Keyed::new(|key: &Key<u32>, _| Budget::new(key.settings)),
+            store,
+            runtime: Handle::current(),
+        })
+    }
+
+    /// Puts new bounds and another store in force.
+    pub fn configure(&self, process: &ProcessSettings, store: Option<&StoreSettings>) {
+        self.in_flight.set_max(process.max_in_flight, MAX_WAITING, process.max_wait);
+        self.bytes.set_max(process.max_queued_bytes);
+        let before = self.store.load();
+        if before.as_ref().map(|store| &store.settings) != store {
+            self.store.store(store.and_then(|settings| self.open_store(settings)));
+            // Global limits hold on to the store that they were made with.
+            self.rate_limits.clear();
+        }
+    }
+
+    fn open_store(&self, settings: &StoreSettings) -> Option<Arc<Store>> {
+        match Shared::new(settings.url.reveal(), settings.timeout, self.runtime.clone()) {
+            Ok(shared) => Some(Arc::new(Store { settings: settings.clone(), shared: Arc::new(shared) })),
+            Err(error) => {
+                // The configuration was checked by the same parser.
+                tracing::error!(%error, "global rate limits are kept by this process alone");
+                None
+            }
+        }
+    }
+
+    /// The store of global limits, where there is one.
+    pub fn shared(&self) -> Option<Arc<Shared>> {
+        self.store.load().as_ref().map(|store| Arc::clone(&store.shared))
+    }
+}
+
+/// A limit by its key. One that is global is the same for all processes that have the same rule and store.
+fn rate_limit(store: &ArcSwapOption<Store>, key: &Key<RateLimitSettings>, caller: Option<IpAddr>) -> RateLimit {
+    let settings = key.settings.clone();
+    match &*store.load() {
+        Some(store) if settings.scope == Scope::Global => {
+            RateLimit::global(settings, key.name(caller), Arc::clone(&store.shared))
+        }
+        _ => RateLimit::new(settings),
+    }
+}

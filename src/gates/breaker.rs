@@ -50,6 +50,11 @@ impl Breaker {
         &self.settings
     }
 
+    /// Whether it lets everything pass.
+    pub fn is_closed(&self) -> bool {
+        self.closed().is_some()
+    }
+
     /// Waits until a request may try to pass, at the longest until `until`. Refuses at once where requests do not wait:
     /// neither by the settings nor because it is held by hand. Takes nothing: [`Self::try_pass`] may still refuse, when
     /// another was first; then wait again. Tells how long it waited.

@@ -75,12 +75,17 @@ impl Concurrency {
         self.hand_over_all(admitted);
     }
 
+    /// A permit, if a place is free and nobody waits for one.
+    pub fn try_enter(self: &Arc<Self>) -> Option<Permit> {
+        self.places.take().then(|| self.permit())
+    }
+
     /// Waits for a place until `until`, but no longer than the limit's `max_wait`. Returns how long it took as well.
     ///
     /// May be dropped at any time: the place in the queue, or the permit that just came, goes to the next one.
     pub async fn enter(self: &Arc<Self>, urgency: Urgency, until: Instant) -> Result<(Permit, Duration), Refused> {
-        if self.places.take() {
-            return Ok((self.permit(), Duration::ZERO));
+        if let Some(permit) = self.try_enter() {
+            return Ok((permit, Duration::ZERO));
         }
         match self.line_up(urgency, until)? {
             None => Ok((self.permit(), Duration::ZERO)),

@@ -100,21 +100,34 @@ impl RateLimit {
         &self.settings
     }
 
-    /// Waits for a turn, for at most `max_wait` and never beyond `until`.
-    pub async fn admit(&self, until: Instant) -> Result<Turn, Refused> {
-        let now = Instant::now();
+    /// A request comes: its turn, or its refusal, where it need not wait for either; then [`Self::wait`] is next.
+    pub fn arrive(&self, now: Instant) -> Option<Result<Turn, Refused>> {
         if let Some(global) = &self.global {
             global.leases.arrived();
         }
-        if self.waiting.load(Ordering::Acquire) == 0 {
-            match self.next(now) {
-                Next::Go(left) => return self.counted(Duration::ZERO, Ok(left)),
-                Next::Unavailable => return self.counted(Duration::ZERO, Err((Why::StoreUnavailable, RETRY))),
-                Next::At(_) | Next::Ask(_) => {}
-            }
+        if self.waiting.load(Ordering::Acquire) > 0 {
+            return None;
         }
+        match self.next(now) {
+            Next::Go(left) => Some(self.counted(Duration::ZERO, Ok(left))),
+            Next::Unavailable => Some(self.counted(Duration::ZERO, Err((Why::StoreUnavailable, RETRY)))),
+            Next::At(_) | Next::Ask(_) => None,
+        }
+    }
+
+    /// Waits for the turn of a request that came, for at most `max_wait` and never beyond `until`.
+    pub async fn wait(&self, until: Instant) -> Result<Turn, Refused> {
+        let now = Instant::now();
         let outcome = self.queue(now, until).await;
         self.counted(now.elapsed(), outcome)
+    }
+
+    /// Both: a request comes, and waits for its turn if it has to.
+    pub async fn admit(&self, until: Instant) -> Result<Turn, Refused> {
+        match self.arrive(Instant::now()) {
+            Some(outcome) => outcome,
+            None => self.wait(until).await,
+        }
     }
 
     /// What it did so far.
