@@ -1,6 +1,6 @@
 //! Who is asking. A later stage can only be reached with the [`Caller`] that this one hands out.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// What callers of a listener are trusted with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,11 @@ impl Caller {
     /// The address that the connection comes from.
     pub fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// What it is known by until callers have names: its address. An IPv4 one is the same in either form.
+    pub fn ip(&self) -> IpAddr {
+        self.peer.ip().to_canonical()
     }
 
     /// Whether it may steer priority and forwarding inside Temporal.

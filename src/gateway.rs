@@ -4,75 +4,109 @@
 //! [`Failure`]. Any await may be the last one, since the client may leave; what a request takes is given back when its
 //! [`Record`] or its answer's body is dropped.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, Request, Response, StatusCode, response};
+use http::{Request, Response};
 use http_body::Body as HttpBody;
 use tokio::time::{Instant, timeout_at};
 
 use crate::admission::Caller;
-use crate::body::{Body, Collected, Content, collect};
+use crate::body::{Body, Broken, OnEnd};
+use crate::gates::concurrency::{Permit, Refused};
+use crate::gates::rate_limit::Why;
+use crate::gates::{Gates, IN_FLIGHT};
 use crate::nexus::path::decode;
 use crate::nexus::{Call, headers};
 use crate::registry::{LookUp, Registry};
 use crate::resilience::Deadline;
-use crate::response::{Asked, Failure, Outcome, Reason, shape};
-use crate::route::{Endpoint, Policy, Router};
-use crate::telemetry::{Record, Telemetry};
-use crate::upstream::{Crossing, Exchange, Outgoing};
+use crate::response::{Asked, Failure, Reason};
+use crate::route::{Endpoint, Governed, Policy, Router};
+use crate::telemetry::{Record, Stage, Telemetry, waited_at};
+use crate::upstream::{Crossing, Outgoing};
+
+mod attempts;
+mod judge;
+mod reading;
+
+use attempts::{Journey, urgency};
+use judge::Shaped;
+use reading::read_request;
 
 /// The way of a request through the gateway.
 pub struct Gateway {
     router: Arc<Router>,
     registry: Arc<Registry>,
     telemetry: Arc<Telemetry>,
+    gates: Arc<Gates>,
 }
 
-/// One request on its way: what is known of it besides its head and body.
+/// One request on its way: what is known of it besides its head and body, and what it holds.
 struct Visit<'a> {
     worker: usize,
     caller: &'a Caller,
     record: Record,
     /// Whether the endpoint was asked for by its name: only then may another id take the place of one that is gone.
     by_name: bool,
+    /// Its place among the requests that the process has in flight.
+    place: Option<Permit>,
+    /// Its place among the requests on their way to the operation.
+    permit: Option<Permit>,
+    /// Its rate limit and what is left of it, where its answer shall say so.
+    left: Option<(String, String)>,
+}
+
+/// What a request holds until the last byte of its answer.
+pub struct Holding {
+    record: Record,
+    _place: Option<Permit>,
+    _permit: Option<Permit>,
+}
+
+impl OnEnd for Holding {
+    fn complete(&mut self, bytes: u64) {
+        self.record.complete(bytes);
+    }
+
+    fn broken(&mut self, why: Broken) {
+        self.record.broken(why);
+    }
 }
 
 impl Gateway {
     /// A gateway over these parts.
-    pub fn new(router: Arc<Router>, registry: Arc<Registry>, telemetry: Arc<Telemetry>) -> Self {
-        Self { router, registry, telemetry }
+    pub fn new(router: Arc<Router>, registry: Arc<Registry>, telemetry: Arc<Telemetry>, gates: Arc<Gates>) -> Self {
+        Self { router, registry, telemetry, gates }
     }
 
     /// Answers `request`, which came from `caller` to the thread `worker`.
-    pub async fn serve<B>(&self, worker: usize, caller: &Caller, request: Request<B>) -> Response<Body<Record>>
+    pub async fn serve<B>(&self, worker: usize, caller: &Caller, request: Request<B>) -> Response<Body<Holding>>
     where
         B: HttpBody<Data = Bytes> + Unpin,
     {
         let (head, body) = request.into_parts();
         let record = Record::begin(&self.telemetry, Instant::now(), caller.peer(), &head.headers);
-        let mut visit = Visit { worker, caller, record, by_name: false };
-        let answer = match self.process(&mut visit, head, body).await {
+        let mut visit = Visit { worker, caller, record, by_name: false, place: None, permit: None, left: None };
+        let mut answer = match self.process(&mut visit, head, body).await {
             Ok((answer, outcome)) => {
                 visit.record.answered(outcome, answer.status());
                 answer
             }
             Err(failure) => {
-                visit.record.failed(failure.reason);
+                visit.record.failed(&failure);
                 failure.into_response()
             }
         };
-        answer.map(|content| Body::new(content, visit.record))
+        if let Some((policy, left)) = visit.left {
+            headers::tell_limit(answer.headers_mut(), &policy, &left);
+        }
+        let holding = Holding { record: visit.record, _place: visit.place, _permit: visit.permit };
+        answer.map(|content| Body::new(content, holding))
     }
 
-    async fn process<B>(
-        &self,
-        visit: &mut Visit<'_>,
-        head: Parts,
-        body: B,
-    ) -> Result<(Response<Content>, Outcome), Failure>
+    async fn process<B>(&self, visit: &mut Visit<'_>, head: Parts, body: B) -> Shaped
     where
         B: HttpBody<Data = Bytes> + Unpin,
     {
@@ -83,18 +117,21 @@ impl Gateway {
             decode(&head.uri.path()[call.path.endpoint.clone()]).is_some_and(|name| name == endpoint.name());
         let operation = endpoint.operation(call.path.key(head.uri.path()));
         visit.record.operation(&operation.metrics);
-        let policy = operation.policies.of(visit.caller.peer().ip());
-        let deadline = Deadline::new(visit.record.started(), call.timeout, policy.timeout);
+        let governed = operation.governed.of(visit.caller.ip());
+        let deadline = Deadline::new(visit.record.started(), call.timeout, governed.policy.timeout);
 
-        let sent = AtomicBool::new(false);
-        let forwarded = async {
-            let body = read_request(&head.headers, body, policy.max_request_body).await?;
-            let request = outgoing(visit, head, &call, &endpoint, body)?;
-            let (head, exchange) = self.attempt(visit, &call, &endpoint, request, &deadline, &sent).await?;
-            shape(head, exchange, asked(&call, &endpoint, policy, &deadline)).await
-        };
-        let in_time = timeout_at(deadline.at(), forwarded).await;
-        in_time.unwrap_or_else(|_| Err(late(&deadline, sent.load(Ordering::Relaxed))))
+        self.enter(visit, &call, &deadline).await?;
+        let reading = read_request(&head.headers, body, governed.policy.max_request_body, &self.gates.bytes);
+        let in_time = timeout_at(deadline.at(), pin!(reading)).await;
+        let (body, _held) = in_time.unwrap_or_else(|_| Err(late(&deadline, false)))?;
+        self.await_turn(visit, governed, &deadline).await?;
+        let request = outgoing(visit, head, &call, &endpoint, body)?;
+        self.attempts(
+            visit,
+            Journey { call: &call, endpoint: &endpoint, operation: &operation, governed, deadline },
+            request,
+        )
+        .await
     }
 
     /// The endpoint that the request names. One that the table does not have may have been created a moment ago.
@@ -111,7 +148,7 @@ impl Gateway {
             let message = format!("endpoint {name:?} is not known, and the registry could not be asked: {why}");
             Failure::new(Reason::RegistryUnavailable, message)
         };
-        let looked_up = timeout_at(deadline.at(), self.look_up(&name)).await;
+        let looked_up = timeout_at(deadline.at(), Box::pin(self.look_up(&name))).await;
         match looked_up {
             Err(_) => Err(unavailable("no answer before the request's deadline")),
             Ok(LookUp::Unavailable(why)) => Err(unavailable(&why)),
@@ -132,58 +169,51 @@ impl Gateway {
         looked_up
     }
 
-    /// Sends the request. Where the cluster does not know the endpoint's id any more, the endpoint may have been
-    /// deleted and created again since the registry was read: then once more, to the one that there is now.
-    async fn attempt(
-        &self,
-        visit: &mut Visit<'_>,
-        call: &Call,
-        endpoint: &Arc<Endpoint>,
-        mut request: Outgoing,
-        deadline: &Deadline,
-        sent: &AtomicBool,
-    ) -> Result<(response::Parts, Exchange), Failure> {
-        let answer = send(visit, call, endpoint, &mut request, deadline, sent).await?;
-        if !visit.by_name || !may_be_gone(endpoint, &answer.0) || Instant::now() > deadline.last_start() {
-            return Ok(answer);
+    /// Takes a place among the requests that the process has in flight.
+    async fn enter(&self, visit: &mut Visit<'_>, call: &Call, deadline: &Deadline) -> Result<(), Failure> {
+        if let Some(place) = self.gates.in_flight.try_enter() {
+            visit.place = Some(place);
+            return Ok(());
         }
-        if let LookUp::Unavailable(why) = self.registry.look_up_since(endpoint.name(), Instant::now()).await {
-            let message = format!(
-                "the cluster answered 404, and its registry could not be asked whether endpoint {:?} \
-                still exists: {why}",
-                endpoint.name()
-            );
-            return Err(Failure::new(Reason::RegistryUnavailable, message));
-        }
-        match self.router.find(endpoint.name()) {
-            Some(now) if now.entry().source == endpoint.entry().source && now.prefix() != endpoint.prefix() => {
-                request.redirect(crossing(&now, visit.caller));
-                send(visit, call, &now, &mut request, deadline, sent).await
-            }
-            _ => Ok(answer),
-        }
+        let entering = self.gates.in_flight.enter(urgency(call.path.method), deadline.waits_until());
+        let entered = self.wait(visit, Stage::Admission, entering).await;
+        let refused = |refused: Refused| Failure::refused(Reason::Overloaded, IN_FLIGHT, refused.retry_after, refused);
+        visit.place = Some(entered.map_err(refused)?.0);
+        Ok(())
     }
-}
 
-/// Reads the whole request, so that it can be sent more than once.
-async fn read_request<B>(headers: &HeaderMap, mut body: B, limit: usize) -> Result<Bytes, Failure>
-where
-    B: HttpBody<Data = Bytes> + Unpin,
-{
-    let too_large = || {
-        let message = format!("the request is larger than max_request_body, {limit} bytes");
-        Failure::new(Reason::RequestTooLarge, message)
-    };
-    if body.size_hint().lower() > limit as u64 {
-        return Err(too_large());
-    }
-    match collect(&mut body, limit).await {
-        Ok(Collected::All(bytes)) => Ok(bytes),
-        Ok(Collected::More(_)) => Err(too_large()),
-        Err(_) if headers.contains_key(http::header::TRANSFER_ENCODING) => {
-            Err(Failure::new(Reason::BadBody, "the request's body ended early, or its chunks are not well-formed"))
+    /// Waits for the request's turn under its rate limit.
+    async fn await_turn(&self, visit: &mut Visit<'_>, governed: &Governed, deadline: &Deadline) -> Result<(), Failure> {
+        let Some(limit) = &governed.rate_limit else { return Ok(()) };
+        let gate = limit.gate(visit.caller.ip(), visit.record.started());
+        let turn = match gate.arrive(visit.record.started()) {
+            Some(turn) => turn,
+            None => self.wait(visit, Stage::RateLimit, gate.wait(deadline.waits_until())).await,
+        };
+        if gate.settings().headers {
+            let left = turn.as_ref().map_or_else(|refused| refused.left, |turn| turn.left);
+            visit.left = Some(left.headers(&limit.rule));
         }
-        Err(_) => Err(Failure::new(Reason::BadBody, "the request's body ended before its Content-Length")),
+        turn.map(|_| ()).map_err(|refused| {
+            let unavailable = refused.why == Why::StoreUnavailable;
+            let reason = if unavailable { Reason::LimitUnavailable } else { Reason::RateLimited };
+            Failure::refused(reason, Arc::clone(&limit.rule), refused.retry_after, refused)
+        })
+    }
+
+    /// Lets the request wait at a stage. Boxed, since most requests need not wait, and the room for it would make the
+    /// future of every request larger.
+    fn wait<'a, T: Send>(
+        &'a self,
+        visit: &'a mut Visit<'_>,
+        stage: Stage,
+        wait: impl Future<Output = T> + Send + 'a,
+    ) -> Pin<Box<dyn Future<Output = T> + Send + 'a>> {
+        Box::pin(async move {
+            let (done, waited) = waited_at(&self.telemetry, stage, wait).await;
+            visit.record.waited(waited);
+            done
+        })
     }
 }
 
@@ -205,30 +235,6 @@ fn outgoing(
         }
     }
     Ok(request)
-}
-
-/// One attempt, with the time that is left.
-async fn send(
-    visit: &mut Visit<'_>,
-    call: &Call,
-    endpoint: &Endpoint,
-    request: &mut Outgoing,
-    deadline: &Deadline,
-    sent: &AtomicBool,
-) -> Result<(response::Parts, Exchange), Failure> {
-    let began = Instant::now();
-    request.set_timeout(call.timeout, deadline.forwarded(began));
-    let (head, exchange) = endpoint.upstream().send(visit.worker, request, deadline.last_start(), sent).await?;
-    visit.record.upstream(began.elapsed(), exchange.socket());
-    Ok((head, exchange))
-}
-
-/// Whether an answer may mean that the cluster does not know the endpoint's id, rather than that a worker does not
-/// know the operation.
-fn may_be_gone(endpoint: &Endpoint, answer: &response::Parts) -> bool {
-    answer.status == StatusCode::NOT_FOUND
-        && endpoint.is_dispatched_by_id()
-        && !answer.headers.contains_key(&headers::FAILURE_SOURCE)
 }
 
 fn crossing<'a>(endpoint: &'a Endpoint, caller: &Caller) -> Crossing<'a> {

@@ -13,9 +13,10 @@
 //!    │   nexus             │ what is asked?     → Call            │ one swap
 //!    │   route             │ where does it go?  → Endpoint ◄──────┘
 //!    │   resilience        │ until when?        → Deadline
-//!    │   upstream          │ one attempt        → Exchange
-//!    │   response          │ shape it, or Failure; the record leaves with the body
-//!    └──────────┬──────────┘
+//!    │   gates             │ may it go now?     → Turn, Pass, Permit    ┐
+//!    │   upstream          │ one attempt        → Exchange              │ again, perhaps
+//!    │   response          │ shape it, or Failure                       ┘
+//!    └──────────┬──────────┘ the record and the permits leave with the body
 //!               ▼                         beside: telemetry · admin · config · run
 //!    Temporal frontend, or any Nexus handler over HTTP
 //! ```
@@ -25,9 +26,13 @@
 //!
 //! # Rules that hold everywhere
 //!
-//! - [`nexus`] and [`resilience`] are pure: bytes or `now` in, a value out; no task, socket or clock.
+//! - [`nexus`] and [`resilience`] are pure: bytes or `now` in, a value out; no task, lock, socket or clock. Those are in
+//!   [`gates`], where requests wait by the rules of [`resilience`], and in [`upstream`].
+//! - A gate hands out a value that the next step needs, and takes it back when that is dropped. A permit lives until the
+//!   last byte of the answer.
+//! - Nothing waits, for whatever it is, so long that less than [`resilience::FLOOR`] of its time is left.
 //! - A lookup never waits. Sources deliver whole snapshots; one that fails leaves the table it delivered last in force.
-//! - A table swap is atomic, and what did not change keeps its connections, metrics and known operations.
+//! - A table swap is atomic, and what did not change keeps its connections, metrics, limits and breakers.
 //! - One deadline per request, computed once; a forwarded `Request-Timeout` says what is left, and none is added.
 //! - Any await may be the last one, since the caller may leave: whatever a request takes, `Drop` gives back.
 //! - A handler's own Nexus answer passes unchanged; every failure that the gateway makes is a Nexus failure with a

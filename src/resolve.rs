@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::config::Settings;
+use crate::gates::Gates;
 use crate::registry::{CONFIGURATION, LookUp, Registry};
 use crate::route::{Decided, Decision, Endpoint, Plan, Router, Table};
 use crate::telemetry::Telemetry;
@@ -35,7 +36,7 @@ pub struct Question<'a> {
 
 /// Asks the sources of `settings` for `name`.
 pub async fn resolve(settings: Settings, name: &str, question: Question<'_>) -> Resolved {
-    let router = Arc::new(Router::new(Telemetry::new(), 1));
+    let router = Arc::new(Router::new(Telemetry::new(), Gates::new(&settings.server.process), 1));
     let publish_to = Arc::clone(&router);
     let registry = Registry::new(move |snapshot| publish_to.apply(snapshot), None);
     router.configure(Plan::new(&settings.clusters, settings.policies.clone(), settings.upstream.clone()));

@@ -4,10 +4,13 @@
 //! caller the truth about retrying: a Temporal caller gives up for good on a load balancer's 404 and retries its 502
 //! page for ever.
 
+use std::fmt::Display;
 use std::io::ErrorKind::{InvalidData, InvalidInput};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::response::Parts;
 use http::{HeaderMap, Response, StatusCode};
 use tokio::time::Instant;
@@ -46,6 +49,16 @@ pub enum Reason {
     RequestTooLarge,
     /// The deadline passed before anything was sent.
     DeadlineExceeded,
+    /// More requests than a rate limit allows, and the wait for a turn was in vain.
+    RateLimited,
+    /// The store of a rate limit that replicas share cannot be asked, and the limit says that nothing goes then.
+    LimitUnavailable,
+    /// More requests on their way than a concurrency limit allows, and the wait for a place was in vain.
+    Saturated,
+    /// The process has more requests, or more bytes of them, than it may hold.
+    Overloaded,
+    /// The operation kept failing: its breaker is open.
+    BreakerOpen,
     /// The target did not answer in time.
     UpstreamTimeout,
     /// No connection to the target.
@@ -68,7 +81,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 25] = [
         Self::UnknownEndpoint,
         Self::RegistryUnavailable,
         Self::UnknownRoute,
@@ -80,6 +93,11 @@ impl Reason {
         Self::BadBody,
         Self::RequestTooLarge,
         Self::DeadlineExceeded,
+        Self::RateLimited,
+        Self::LimitUnavailable,
+        Self::Saturated,
+        Self::Overloaded,
+        Self::BreakerOpen,
         Self::UpstreamTimeout,
         Self::UpstreamUnreachable,
         Self::UpstreamReset,
@@ -119,6 +137,11 @@ impl Reason {
             Self::BadBody => ("bad_body", ErrorType::BadRequest, false),
             Self::RequestTooLarge => ("request_too_large", ErrorType::BadRequest, false),
             Self::DeadlineExceeded => ("deadline_exceeded", ErrorType::RequestTimeout, true),
+            Self::RateLimited => ("rate_limited", ErrorType::ResourceExhausted, true),
+            Self::LimitUnavailable => ("limit_unavailable", ErrorType::Unavailable, true),
+            Self::Saturated => ("saturated", ErrorType::ResourceExhausted, true),
+            Self::Overloaded => ("overloaded", ErrorType::Unavailable, true),
+            Self::BreakerOpen => ("breaker_open", ErrorType::Unavailable, true),
             Self::UpstreamTimeout => ("upstream_timeout", ErrorType::UpstreamTimeout, true),
             Self::UpstreamUnreachable => ("upstream_unreachable", ErrorType::Unavailable, true),
             Self::UpstreamReset => ("upstream_reset", ErrorType::Unavailable, true),
@@ -139,12 +162,23 @@ pub struct Failure {
     pub reason: Reason,
     /// What a person should know of it; goes to the caller.
     pub message: String,
+    /// The setting that refused the request, such as `policies[2].rate_limit`.
+    pub rule: Option<Arc<str>>,
+    /// When it is worth trying again. Temporal callers do not read it; others do.
+    pub retry_after: Option<Duration>,
 }
 
 impl Failure {
     /// A failure for `reason`.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
+        Self { reason, message: message.into(), rule: None, retry_after: None }
+    }
+
+    /// A refusal by the setting `rule`, which is worth trying again in `retry_after`.
+    pub fn refused(reason: Reason, rule: impl Into<Arc<str>>, retry_after: Duration, why: impl Display) -> Self {
+        let rule = rule.into();
+        let message = format!("refused by {rule}: {why}");
+        Self { reason, message, rule: Some(rule), retry_after: Some(retry_after) }
     }
 
     /// Status, headers and body as a caller gets them: header and body agree on retryability.
@@ -156,8 +190,20 @@ impl Failure {
         let map = response.headers_mut();
         map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         map.insert(&headers::REQUEST_RETRYABLE, HeaderValue::from_static(if retryable { "true" } else { "false" }));
-        map.insert(&headers::GATEWAY_FAILURE, HeaderValue::from_static(self.reason.name()));
+        map.insert(&headers::GATEWAY_FAILURE, self.marker());
+        if let Some(after) = self.retry_after {
+            // Whole seconds, rounded up: one that comes a little late is served, one too early is not.
+            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+            map.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
         response
+    }
+
+    fn marker(&self) -> HeaderValue {
+        let reason = self.reason.name();
+        let with_rule =
+            self.rule.as_ref().and_then(|rule| HeaderValue::try_from(format!("{reason}; rule=\"{rule}\"")).ok());
+        with_rule.unwrap_or_else(|| HeaderValue::from_static(reason))
     }
 }
 
@@ -199,8 +245,21 @@ pub enum Outcome {
     OperationFailed,
     /// The operation was canceled.
     OperationCanceled,
-    /// The handler, or the server before it, answered an error of this type.
-    HandlerError(Option<ErrorType>),
+    /// The handler, or the server before it, answered an error.
+    HandlerError(Answered),
+}
+
+/// What an error answer says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// Its type; none where Nexus does not know it.
+    pub kind: Option<ErrorType>,
+    /// Whether it is worth trying again: the body's word, else the header's, else the status's.
+    pub retryable: bool,
+    /// Whether it is the worker's own answer, rather than the infrastructure's before it.
+    pub from_worker: bool,
+    /// Whether it is a Nexus failure, rather than what a load balancer wrote.
+    pub from_nexus: bool,
 }
 
 /// What is known of the request whose answer is shaped.
@@ -241,7 +300,10 @@ pub async fn shape(mut head: Parts, exchange: Exchange, asked: Asked) -> Result<
             let body = read_whole(exchange, asked.limit).await?;
             let error = failure::read(status, &head.headers, &body);
             check_error(status, &error, asked.temporal)?;
-            (Content::Whole(body), Outcome::HandlerError(error.kind))
+            let from_worker = head.headers.get(&headers::FAILURE_SOURCE).is_some_and(|source| source == "worker");
+            let HandlerError { kind, retryable, from_nexus } = error;
+            let answered = Answered { kind, retryable, from_worker, from_nexus };
+            (Content::Whole(body), Outcome::HandlerError(answered))
         }
         (_, status) => return Err(malformed(&format!("status {}", status.as_u16()))),
     };

@@ -11,14 +11,17 @@ use arc_swap::ArcSwap;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::runtime::Handle;
 
+use crate::gates::Gates;
 use crate::nexus::BaseUrl;
 use crate::nexus::path::decode;
 use crate::registry::{ClusterSettings, Conflict, Entry, Snapshot, Target};
 use crate::telemetry::{EndpointMetrics, OperationMetrics, Telemetry};
 use crate::upstream::{Connect, Probe, Tcp, Upstream, UpstreamSettings};
 
+mod governed;
 mod policy;
 
+pub use governed::{Gated, Governed};
 pub use policy::{Decided, Decision, ForCallers, Policies, Policy, PolicyRule, Ruled, Selector, Toggle};
 
 /// Operations remembered per endpoint. Callers choose the names, so there is a bound; beyond it an operation's policy
@@ -51,6 +54,7 @@ pub struct Router {
     table: ArcSwap<Table>,
     plan: Mutex<Arc<Plan>>,
     telemetry: Arc<Telemetry>,
+    gates: Arc<Gates>,
     workers: usize,
     connector: Arc<dyn Connect>,
     runtime: Handle,
@@ -80,6 +84,7 @@ pub struct Endpoint {
     prefix: Box<str>,
     upstream: Arc<Upstream>,
     plan: Arc<Plan>,
+    gates: Arc<Gates>,
     metrics: Arc<EndpointMetrics>,
     operations: ArcSwap<ByText<Operation>>,
 }
@@ -90,8 +95,8 @@ pub struct Operation {
     pub service: Box<str>,
     /// The operation, decoded.
     pub operation: Box<str>,
-    /// What holds for its requests, by caller.
-    pub policies: ForCallers,
+    /// What holds for its requests, by caller, and the gates that see to it.
+    pub governed: ForCallers<Governed>,
     /// Its metrics.
     pub metrics: Arc<OperationMetrics>,
 }
@@ -99,14 +104,19 @@ pub struct Operation {
 impl Router {
     /// A router with an empty table, for so many worker threads. What looks after upstreams runs on the current
     /// runtime.
-    pub fn new(telemetry: Arc<Telemetry>, workers: usize) -> Self {
-        Self::with_connector(telemetry, workers, Arc::new(Tcp))
+    pub fn new(telemetry: Arc<Telemetry>, gates: Arc<Gates>, workers: usize) -> Self {
+        Self::with_connector(telemetry, gates, workers, Arc::new(Tcp))
     }
 
     /// The same, with connections to targets that `connector` makes.
-    pub fn with_connector(telemetry: Arc<Telemetry>, workers: usize, connector: Arc<dyn Connect>) -> Self {
+    pub fn with_connector(
+        telemetry: Arc<Telemetry>,
+        gates: Arc<Gates>,
+        workers: usize,
+        connector: Arc<dyn Connect>,
+    ) -> Self {
         let runtime = Handle::current();
-        Self { table: ArcSwap::default(), plan: Mutex::default(), telemetry, workers, connector, runtime }
+        Self { table: ArcSwap::default(), plan: Mutex::default(), telemetry, gates, workers, connector, runtime }
     }
 
     /// The endpoint of this name, or else of this id.
@@ -175,6 +185,7 @@ impl Router {
             prefix: prefix.into(),
             upstream: Arc::clone(upstream),
             plan: Arc::clone(&new.plan),
+            gates: Arc::clone(&self.gates),
             metrics: self.telemetry.endpoint(&entry.definition.name),
             operations: ArcSwap::default(),
             entry: entry.clone(),
@@ -292,8 +303,10 @@ impl Endpoint {
         // A path that was read has no segment that cannot be decoded.
         let service = decode(service).unwrap_or_default();
         let operation = decode(operation).unwrap_or_default();
+        let policies = self.plan.policies.decide_all(self.name(), &service, &operation);
+        let names = [self.name(), &service, &operation];
         Operation {
-            policies: self.plan.policies.decide_all(self.name(), &service, &operation),
+            governed: policies.map(|policy| Governed::new(policy, &self.gates, names)),
             metrics: self.metrics.operation(&service, &operation),
             service: service.into(),
             operation: operation.into(),
@@ -308,6 +321,7 @@ impl Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gates::ProcessSettings;
     use crate::registry::Definition;
 
     const ID: &str = "7c679e62-b5fe-4ebc-9ae3-f5b952778b7d";
@@ -332,7 +346,7 @@ mod tests {
     }
 
     fn router(entries: Vec<Entry>) -> Router {
-        let router = Router::new(Telemetry::new(), 1);
+        let router = Router::new(Telemetry::new(), Gates::new(&ProcessSettings::default()), 1);
         router.configure(plan());
         router.apply(&Snapshot { by_name: entries, ..Snapshot::default() });
         router
@@ -368,7 +382,8 @@ mod tests {
     #[tokio::test]
     async fn a_new_policy_reaches_operations_already_known_and_keeps_connections() {
         let router = router(vec![dispatch("pay")]);
-        let policy = |endpoint: &Endpoint| Arc::clone(endpoint.operation("S/o").policies.of([127, 0, 0, 1].into()));
+        let policy =
+            |endpoint: &Endpoint| Arc::clone(&endpoint.operation("S/o").governed.of([127, 0, 0, 1].into()).policy);
         let before = router.find("pay").unwrap();
         assert_eq!(policy(&before).max_request_body, 2 << 20);
         let rule = PolicyRule { max_request_body: Some(5), ..PolicyRule::default() };

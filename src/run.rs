@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::admin::Admin;
 use crate::config::Settings;
+use crate::gates::Gates;
 use crate::gateway::Gateway;
 use crate::registry::Registry;
 use crate::route::{Plan, Router};
@@ -50,6 +51,7 @@ pub struct Running {
     router: Arc<Router>,
     registry: Arc<Registry>,
     telemetry: Arc<Telemetry>,
+    gates: Arc<Gates>,
     server: Server,
     phase: watch::Sender<Phase>,
     current: Mutex<Current>,
@@ -86,10 +88,16 @@ impl Running {
     pub async fn start(settings: Settings) -> Result<Self, ApplyError> {
         let telemetry = Telemetry::new();
         telemetry.last_reload_successful.set(1);
-        let router = Arc::new(Router::new(Arc::clone(&telemetry), settings.server.workers));
+        let gates = Gates::new(&settings.server.process);
+        let router = Arc::new(Router::new(Arc::clone(&telemetry), Arc::clone(&gates), settings.server.workers));
         let publish_to = Arc::clone(&router);
         let registry = Registry::new(move |snapshot| publish_to.apply(snapshot), settings.state.clone());
-        let gateway = Arc::new(Gateway::new(Arc::clone(&router), Arc::clone(&registry), Arc::clone(&telemetry)));
+        let gateway = Arc::new(Gateway::new(
+            Arc::clone(&router),
+            Arc::clone(&registry),
+            Arc::clone(&telemetry),
+            Arc::clone(&gates),
+        ));
         let (phase, in_phase) = watch::channel(Phase::Serving);
         let server = Server::start(settings.server.clone(), &gateway, Arc::clone(&telemetry), &in_phase)
             .map_err(ApplyError::Thread)?;
@@ -99,6 +107,7 @@ impl Running {
             router: Arc::clone(&router),
             registry: Arc::clone(&registry),
             telemetry: Arc::clone(&telemetry),
+            gates: Arc::clone(&gates),
             phase: in_phase,
         };
         let data = server.bind(&settings.listen).map_err(bind_error)?;
@@ -106,7 +115,7 @@ impl Running {
         telemetry.log_to(open_access_log(settings.log.access_log.as_ref())?);
 
         let current = Mutex::new(Current { settings: settings.clone(), admin });
-        let running = Self { router, registry, telemetry, server, phase, current };
+        let running = Self { router, registry, telemetry, gates, server, phase, current };
         running.put_in_force(&settings, data);
         Ok(running)
     }
@@ -132,6 +141,8 @@ impl Running {
     }
 
     fn put_in_force(&self, settings: &Settings, data: Vec<Bound>) {
+        // Before the table, whose new operations look for their gates.
+        self.gates.configure(&settings.server.process, settings.redis.as_ref());
         self.router.configure(Plan::new(&settings.clusters, settings.policies.clone(), settings.upstream.clone()));
         self.registry.configure(&settings.clusters, settings.endpoints.clone());
         self.server.configure(settings.server.clone(), &settings.listen, data);
@@ -198,6 +209,7 @@ impl Running {
             router: Arc::clone(&self.router),
             registry: Arc::clone(&self.registry),
             telemetry: Arc::clone(&self.telemetry),
+            gates: Arc::clone(&self.gates),
             phase: self.phase.subscribe(),
         }
     }

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::admission::{Caller, Trust};
+use crate::gates::ProcessSettings;
 use crate::gateway::Gateway;
 use crate::telemetry::Telemetry;
 
@@ -55,12 +56,8 @@ pub struct ServerSettings {
     pub grace: Duration,
     /// Worker threads; read at start only.
     pub workers: usize,
-    /// Requests in flight at a time, over all listeners.
-    pub max_in_flight: usize,
-    /// Bytes of request bodies held at a time, in all.
-    pub max_queued_bytes: usize,
-    /// Longest time that a request waits for a place in flight.
-    pub max_wait: Duration,
+    /// Requests in flight, and the bytes of their bodies.
+    pub process: ProcessSettings,
 }
 
 impl Default for ServerSettings {
@@ -72,9 +69,7 @@ impl Default for ServerSettings {
             idle_timeout: Duration::from_secs(180),
             grace: Duration::from_secs(25),
             workers: std::thread::available_parallelism().map_or(1, usize::from),
-            max_in_flight: 10_000,
-            max_queued_bytes: 256 << 20,
-            max_wait: Duration::from_secs(1),
+            process: ProcessSettings::default(),
         }
     }
 }

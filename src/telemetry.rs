@@ -8,19 +8,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
 pub mod access_log;
 mod operations;
 mod record;
+mod stage;
 
 use crate::nexus::ErrorType;
+use crate::resilience::breaker::{State, Transition};
+use crate::resilience::retry::Loss;
 use crate::response::Reason;
 use access_log::AccessLog;
 use operations::Interned;
 pub use operations::{EndpointMetrics, MethodLabel, OperationMetrics};
 pub use record::Record;
+pub use stage::{Stage, Withheld, waited_at};
 
 /// Upper bounds of the latency buckets in seconds: from a local hop to beyond a caller's 10 s.
 const LATENCY: [f64; 14] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -67,7 +71,13 @@ pub struct Telemetry {
     duration: HistogramVec,
     upstream_duration: HistogramVec,
     failures: IntCounterVec,
+    refusals: IntCounterVec,
     handler_errors: IntCounterVec,
+    retries: IntCounterVec,
+    retries_withheld: IntCounterVec,
+    waits: [Histogram; Stage::ALL.len()],
+    waiting: [IntGauge; Stage::ALL.len()],
+    breaker_transitions: IntCounterVec,
     /// Requests between their head and the last byte of their answer.
     pub in_flight: IntGauge,
     /// Connections from callers.
@@ -99,6 +109,14 @@ pub struct Scraped {
     pub upstream_replays: IntCounterVec,
     /// Look-ups of addresses that failed, by upstream.
     pub upstream_resolve_errors: IntCounterVec,
+    /// State of each breaker: 0 closed, 1 half open, 2 open, 3 tripped by hand, 4 held by hand.
+    pub breaker_state: IntGaugeVec,
+    /// Requests that may be on their way at a time, as it is now.
+    pub concurrency_limit: IntGaugeVec,
+    /// Requests that are on their way under a limit.
+    pub concurrency_in_flight: IntGaugeVec,
+    /// Addresses by upstream and state.
+    pub upstream_addresses: IntGaugeVec,
     /// Endpoints by source.
     pub registry_endpoints: IntGaugeVec,
     /// Seconds since a source was last read.
@@ -144,6 +162,24 @@ impl Telemetry {
                 "failures_total",
                 "Failures that the gateway itself made, by reason.",
                 &["endpoint", "reason"],
+            ),
+            refusals: make.counters(
+                "refusals_total",
+                "Requests that a setting refused, by that setting and the failure's reason.",
+                &["rule", "reason"],
+            ),
+            retries: make.counters("retries_total", "Attempts made again, by what came before.", &["endpoint", "on"]),
+            retries_withheld: make.counters(
+                "retries_withheld_total",
+                "Attempts that a policy would have made again but for its budget or the deadline.",
+                &["endpoint", "why"],
+            ),
+            waits: waits(&make),
+            waiting: waiting(&make),
+            breaker_transitions: make.counters(
+                "breaker_transitions_total",
+                "Changes of breakers' states, by the state they came to.",
+                &["endpoint", "to"],
             ),
             handler_errors: make.counters(
                 "handler_errors_total",
@@ -205,6 +241,33 @@ impl Telemetry {
         self.failures.with_label_values(&[endpoint, reason.name()]).inc();
     }
 
+    /// Counts a request that a setting refused.
+    fn count_refusal(&self, rule: &str, reason: Reason) {
+        self.refusals.with_label_values(&[rule, reason.name()]).inc();
+    }
+
+    /// Counts an attempt made again.
+    pub fn count_retry(&self, endpoint: &str, on: Loss) {
+        self.retries.with_label_values(&[endpoint, on.name()]).inc();
+    }
+
+    /// Counts an attempt that would have been made again but for `why`.
+    pub fn count_withheld(&self, endpoint: &str, why: Withheld) {
+        self.retries_withheld.with_label_values(&[endpoint, why.name()]).inc();
+    }
+
+    /// A breaker of this endpoint, service and operation changed its state.
+    pub fn breaker_changed(&self, [endpoint, service, operation]: [&str; 3], transition: &Transition) {
+        let Transition { from, to, why } = transition;
+        self.breaker_transitions.with_label_values(&[endpoint, to.as_str()]).inc();
+        let (from, to) = (from.as_str(), to.as_str());
+        if *to == *State::Closed.as_str() {
+            tracing::info!(endpoint, service, operation, from, to, %why, "breaker changed");
+        } else {
+            tracing::warn!(endpoint, service, operation, from, to, %why, "breaker changed");
+        }
+    }
+
     /// Counts a handler error that passed through.
     fn count_handler_error(&self, endpoint: &str, kind: Option<ErrorType>) {
         let kind = kind.map_or("unknown", ErrorType::name);
@@ -241,6 +304,26 @@ impl Scraped {
                 "Failed look-ups of a target's addresses.",
                 &["upstream"],
             ),
+            breaker_state: make.gauges(
+                "breaker_state",
+                "0 closed, 1 half open, 2 open, 3 tripped by hand, 4 held by hand.",
+                &["endpoint", "service", "operation"],
+            ),
+            concurrency_limit: make.gauges(
+                "concurrency_limit",
+                "Requests that may be on their way at a time, as it is now.",
+                &["endpoint", "service", "operation"],
+            ),
+            concurrency_in_flight: make.gauges(
+                "concurrency_in_flight",
+                "Requests on their way under a concurrency limit.",
+                &["endpoint", "service", "operation"],
+            ),
+            upstream_addresses: make.gauges(
+                "upstream_addresses",
+                "Addresses of targets by state.",
+                &["upstream", "state"],
+            ),
             registry_endpoints: make.gauges("registry_endpoints", "Endpoints by source.", &["source"]),
             registry_age: make.seconds("registry_age_seconds", "Time since a source was last read.", &["source"]),
             registry_errors: make.counters("registry_errors_total", "Polls of a source that failed.", &["source"]),
@@ -255,6 +338,18 @@ impl Scraped {
             access_log_dropped: make.gauge("access_log_dropped", "Access log lines dropped since the log was opened."),
         }
     }
+}
+
+/// By stage: one histogram for each, so that none is looked up per request.
+fn waits(make: &Maker) -> [Histogram; Stage::ALL.len()] {
+    let help = "Time that requests waited, of those that did, by the stage at which they waited.";
+    let vec = make.histograms("wait_seconds", help, &["stage"]);
+    Stage::ALL.map(|stage| vec.with_label_values(&[stage.name()]))
+}
+
+fn waiting(make: &Maker) -> [IntGauge; Stage::ALL.len()] {
+    let vec = make.gauges("waiting", "Requests that wait now, by stage.", &["stage"]);
+    Stage::ALL.map(|stage| vec.with_label_values(&[stage.name()]))
 }
 
 /// Makes metrics with the common prefix. Names and labels are constants: a bad one fails the first test.

@@ -217,6 +217,11 @@ impl Upstream {
         }
     }
 
+    /// Whether an address can be used.
+    pub fn is_usable(&self) -> bool {
+        self.balancer.is_usable()
+    }
+
     /// Waits until an address can be used, but not beyond `until`; returns how long that took. At once where nothing
     /// is wrong.
     pub async fn usable(&self, until: Instant) -> Result<Duration, SendError> {
@@ -256,15 +261,17 @@ impl Upstream {
     ) -> Result<(response::Parts, Exchange), SendError> {
         let began = Instant::now();
         let turn = self.turn(began).await?;
+        // Boxed, since it is rare and would make every request's future larger.
+        let afresh = |turn| Box::pin(self.send_afresh(worker, turn, request, last_start, sent));
         let Some(connection) = turn.address().take(worker) else {
-            return self.send_afresh(worker, turn, request, last_start, sent).await;
+            return afresh(turn).await;
         };
         let address = Arc::clone(turn.address());
         sent.store(true, Ordering::Relaxed);
         match self.lease(worker, turn, connection, true).exchange(request, began).await {
             Err(SendError::Reset(..)) if Instant::now() <= last_start => {
                 self.counts.replayed.fetch_add(1, Ordering::Relaxed);
-                self.send_afresh(worker, Turn::begin(&address), request, last_start, sent).await
+                afresh(Turn::begin(&address)).await
             }
             done => done,
         }

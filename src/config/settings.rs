@@ -8,6 +8,7 @@ use super::problem::Problem;
 use super::report::Report;
 use super::tree::Node;
 use super::{Overrides, Settings, state};
+use crate::gates::ProcessSettings;
 use crate::resilience::rate_limit::StoreSettings;
 use crate::server::ServerSettings;
 use crate::telemetry::{self, LogSettings};
@@ -35,7 +36,7 @@ pub(super) fn build(
         policies::refuse_shared_without_store(&policies, &mut report);
     }
     let server = server(file.server.unwrap_or_default());
-    policies::refuse_little_room(&policies, server.max_queued_bytes, &mut report);
+    policies::refuse_little_room(&policies, server.process.max_queued_bytes, &mut report);
     Settings {
         listen,
         admin,
@@ -63,9 +64,11 @@ fn server(file: Server) -> ServerSettings {
         idle_timeout: file.idle_timeout.map_or(default.idle_timeout, |value| value.0),
         grace: file.grace.map_or(default.grace, |value| value.0),
         workers: file.workers.map_or(default.workers, |value| value.0),
-        max_in_flight: file.max_in_flight.map_or(default.max_in_flight, |value| value.0),
-        max_queued_bytes: file.max_queued_bytes.map_or(default.max_queued_bytes, |value| value.0),
-        max_wait: file.max_wait.map_or(default.max_wait, |value| value.0),
+        process: ProcessSettings {
+            max_in_flight: file.max_in_flight.map_or(default.process.max_in_flight, |value| value.0),
+            max_queued_bytes: file.max_queued_bytes.map_or(default.process.max_queued_bytes, |value| value.0),
+            max_wait: file.max_wait.map_or(default.process.max_wait, |value| value.0),
+        },
     }
 }
 

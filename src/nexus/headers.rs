@@ -3,7 +3,7 @@
 //! Everything else passes unchanged. `Content-*` in particular describes the payload: adding, dropping or changing
 //! one makes a Temporal caller's workflow stick.
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// Idempotency key of a start, the same on each retry of the caller.
 pub static REQUEST_ID: HeaderName = HeaderName::from_static("nexus-request-id");
@@ -23,6 +23,15 @@ pub static CALLBACK_SOURCE: HeaderName = HeaderName::from_static("nexus-callback
 pub static FAILURE_SOURCE: HeaderName = HeaderName::from_static("temporal-nexus-failure-source");
 /// Names the reason on every failure that the gateway itself makes.
 pub static GATEWAY_FAILURE: HeaderName = HeaderName::from_static("nexus-gateway-failure");
+
+/// Says on an answer which rate limit there is and what is left of it (draft-ietf-httpapi-ratelimit-headers).
+pub fn tell_limit(answer: &mut HeaderMap, policy: &str, left: &str) {
+    for (name, value) in [("ratelimit-policy", policy), ("ratelimit", left)] {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            answer.insert(name, value);
+        }
+    }
+}
 
 /// Drops from a request what ends at this hop: hop-by-hop headers and what they name, `Host` and `Expect`;
 /// unless `internal`, also what steers priority and forwarding inside Temporal.
@@ -87,7 +96,6 @@ fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     fn map(names: &[&'static str]) -> HeaderMap {
         names.iter().map(|name| (HeaderName::from_static(name), HeaderValue::from_static("x"))).collect()

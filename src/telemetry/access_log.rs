@@ -6,6 +6,7 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::HeaderMap;
@@ -73,10 +74,17 @@ pub struct Line {
     pub(super) outcome: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<&'static str>,
+    /// The setting that refused the request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rule: Option<Arc<str>>,
     pub(super) status: Option<u16>,
     pub(super) duration_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) upstream_ms: Option<f64>,
+    /// Time spent waiting for a turn, a place, a recovery or another attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) waited_ms: Option<f64>,
+    pub(super) attempts: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) upstream: Option<SocketAddr>,
     /// Size of the request's body.
@@ -100,9 +108,12 @@ impl Line {
             method: None,
             outcome: None,
             reason: None,
+            rule: None,
             status: None,
             duration_ms: 0.0,
             upstream_ms: None,
+            waited_ms: None,
+            attempts: 0,
             upstream: None,
             request_bytes: None,
             response_bytes: None,

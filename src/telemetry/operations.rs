@@ -11,6 +11,9 @@ use std::time::Duration;
 use prometheus::{Histogram, IntCounter};
 
 use super::Telemetry;
+use super::stage::Withheld;
+use crate::resilience::breaker::State;
+use crate::resilience::retry::Loss;
 
 /// Operations with label values of their own under one endpoint.
 const MAX_PER_ENDPOINT: usize = 200;
@@ -188,6 +191,15 @@ impl EndpointMetrics {
         }
         for reason in crate::response::Reason::ALL {
             let _ = telemetry.failures.remove_label_values(&[&self.name, reason.name()]);
+        }
+        for loss in Loss::ALL {
+            let _ = telemetry.retries.remove_label_values(&[&self.name, loss.name()]);
+        }
+        for why in Withheld::ALL {
+            let _ = telemetry.retries_withheld.remove_label_values(&[&self.name, why.name()]);
+        }
+        for state in State::ALL {
+            let _ = telemetry.breaker_transitions.remove_label_values(&[&self.name, state.as_str()]);
         }
         let kinds = crate::nexus::ErrorType::ALL.into_iter().map(crate::nexus::ErrorType::name);
         for kind in kinds.chain(["unknown"]) {

@@ -12,7 +12,7 @@ use super::access_log::Line;
 use super::operations::{MethodLabel, OperationMetrics, OutcomeLabel, UNKNOWN};
 use crate::body::{Broken, OnEnd};
 use crate::nexus::Method;
-use crate::response::{Outcome, Reason};
+use crate::response::{Failure, Outcome, Reason};
 
 /// What becomes of a request. Dropping it writes it.
 pub struct Record {
@@ -23,6 +23,8 @@ pub struct Record {
     end: End,
     complete: bool,
     upstream: Option<Duration>,
+    waited: Duration,
+    attempts: u32,
     line: Option<Box<Line>>,
 }
 
@@ -47,6 +49,8 @@ impl Record {
             end: End::Pending,
             complete: false,
             upstream: None,
+            waited: Duration::ZERO,
+            attempts: 0,
             line,
         }
     }
@@ -91,11 +95,25 @@ impl Record {
     }
 
     /// The gateway answers a failure of its own.
-    pub fn failed(&mut self, reason: Reason) {
-        self.end = End::Failed(reason);
-        if let Some(line) = &mut self.line {
-            line.status = Some(reason.kind().status().as_u16());
+    pub fn failed(&mut self, failure: &Failure) {
+        self.end = End::Failed(failure.reason);
+        if let Some(rule) = &failure.rule {
+            self.telemetry.count_refusal(rule, failure.reason);
         }
+        if let Some(line) = &mut self.line {
+            line.status = Some(failure.reason.kind().status().as_u16());
+            line.rule.clone_from(&failure.rule);
+        }
+    }
+
+    /// The request waited.
+    pub fn waited(&mut self, waited: Duration) {
+        self.waited += waited;
+    }
+
+    /// The request is sent, for the first time or again.
+    pub fn attempt(&mut self) {
+        self.attempts += 1;
     }
 
     fn outcome(&self) -> OutcomeLabel {
@@ -143,7 +161,9 @@ impl Drop for Record {
         operation.observe(telemetry, self.method, outcome, whole, self.upstream);
         match self.end {
             End::Failed(reason) => telemetry.count_failure(operation.endpoint(), reason),
-            End::Answered(Outcome::HandlerError(kind)) => telemetry.count_handler_error(operation.endpoint(), kind),
+            End::Answered(Outcome::HandlerError(answered)) => {
+                telemetry.count_handler_error(operation.endpoint(), answered.kind);
+            }
             _ => {}
         }
         if let Some(mut line) = self.line.take()
@@ -153,6 +173,8 @@ impl Drop for Record {
             line.outcome = Some(outcome.name());
             line.duration_ms = millis(whole);
             line.upstream_ms = self.upstream.map(millis);
+            line.waited_ms = (!self.waited.is_zero()).then(|| millis(self.waited));
+            line.attempts = self.attempts;
             if let End::Failed(reason) = self.end {
                 line.reason = Some(reason.name());
             }

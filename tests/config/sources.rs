@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nexus_gateway::admission::Trust;
 use nexus_gateway::config::{Overrides, Settings, load};
+use nexus_gateway::gates::ProcessSettings;
 use nexus_gateway::nexus::BaseUrl;
 use nexus_gateway::registry::{ClusterSettings, Definition, DiscoverSettings, Target};
 use nexus_gateway::resilience::rate_limit::{OnFailure, Rate, Scope, StoreSettings, StoreUrl};
@@ -100,9 +101,7 @@ log: { level: debug, format: json, access_log: /twenty }",
             idle_timeout: seconds(9),
             grace: seconds(7),
             workers: 8,
-            max_in_flight: 21,
-            max_queued_bytes: 22 << 20,
-            max_wait: seconds(23),
+            process: ProcessSettings { max_in_flight: 21, max_queued_bytes: 22 << 20, max_wait: seconds(23) },
         },
         clusters: vec![ClusterSettings {
             name: "home".into(),

@@ -9,12 +9,12 @@ pub(crate) mod message;
 pub(crate) mod metrics;
 pub(crate) mod process;
 
-pub(crate) use answers::{Expected, answer, assert_passed, failure, json, ok};
+pub(crate) use answers::{Expected, answer, assert_passed, failure, handler_error, json, ok};
 pub(crate) use caller::{Caller, Request, cancel, get, start, to};
 pub(crate) use cluster::{Cluster, Mood, id, listed, listed_external};
 pub(crate) use gateway::{
     Gateway, PAUSE, discovered, eventually, external, leading_to, polled, refused_at, settings, under, undiscovered,
-    within, worker,
+    unheld, within, worker,
 };
 pub(crate) use handler::{Act, Deaf, Gate, Handler, Reserved};
 pub(crate) use message::Message;

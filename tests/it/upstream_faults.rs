@@ -26,7 +26,7 @@ async fn a_target_that_refuses_connections_is_unavailable() {
 #[tokio::test]
 async fn a_host_name_without_an_address_is_unavailable() {
     let endpoints = vec![external("pay", "http://nowhere.invalid:7243")];
-    let gateway = Gateway::start(Settings { endpoints, ..settings() }).await;
+    let gateway = Gateway::start(unheld(Settings { endpoints, ..settings() })).await;
     UNREACHABLE.assert_is(&gateway.call(&start("pay")).await, "no such host");
     gateway.counts("nexus_gateway_upstream_resolve_errors_total", &[], 1.0).await;
 }

@@ -62,10 +62,10 @@ pub struct Decision {
 
 /// What holds for an operation, by caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ForCallers {
-    others: Arc<Policy>,
+pub struct ForCallers<T = Arc<Policy>> {
+    others: T,
     /// Callers that a rule names, in order.
-    named: Box<[(IpAddr, Arc<Policy>)]>,
+    named: Box<[(IpAddr, T)]>,
 }
 
 impl Policies {
@@ -168,9 +168,15 @@ impl From<Decision> for Policy {
     }
 }
 
-impl ForCallers {
+impl<T> ForCallers<T> {
+    /// The same for what `make` makes of each.
+    pub fn map<U>(&self, make: impl Fn(&T) -> U) -> ForCallers<U> {
+        let named = self.named.iter().map(|(caller, policy)| (*caller, make(policy))).collect();
+        ForCallers { others: make(&self.others), named }
+    }
+
     /// What holds for this caller.
-    pub fn of(&self, caller: IpAddr) -> &Arc<Policy> {
+    pub fn of(&self, caller: IpAddr) -> &T {
         if self.named.is_empty() {
             return &self.others;
         }

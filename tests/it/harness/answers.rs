@@ -20,6 +20,16 @@ pub(crate) fn ok() -> String {
     json("200 OK", "\"done\"")
 }
 
+/// A handler error as a Nexus handler writes it; `headers` are whole lines.
+pub(crate) fn handler_error(status: &str, kind: &str, retryable: Option<bool>, headers: &[&str]) -> String {
+    let retryable = retryable.map_or(String::new(), |retryable| format!(",\"retryableOverride\":{retryable}"));
+    let details = format!("{{\"type\":\"{kind}\"{retryable}}}");
+    let body = format!(
+        "{{\"message\":\"said by the handler\",\"metadata\":{{\"type\":\"nexus.HandlerError\"}},\"details\":{details}}}"
+    );
+    answer(status, &[&["Content-Type: application/json"], headers].concat(), &body)
+}
+
 /// A failure of the gateway's own, by the reason in its marker header.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Expected {
@@ -34,12 +44,27 @@ pub(crate) const fn failure(reason: &'static str, kind: ErrorType, retryable: bo
 }
 
 impl Expected {
+    /// Fails unless `answer` is this failure in every form in which callers read it, and names the setting `rule`.
+    #[track_caller]
+    pub(crate) fn assert_by(self, rule: &str, answer: &Message) {
+        let marker = format!("{}; rule=\"{rule}\"", self.reason);
+        self.assert_marked(&marker, answer, rule);
+        assert!(answer.text().contains(rule), "{}", answer.text());
+        let after = answer.header("retry-after").and_then(|after| after.parse::<u64>().ok());
+        assert!(after.is_some_and(|seconds| seconds >= 1), "{answer:?}");
+    }
+
     /// Fails unless `answer` is this failure in every form in which callers read it.
     #[track_caller]
     pub(crate) fn assert_is(self, answer: &Message, context: &str) {
-        let Self { reason, kind, retryable } = self;
+        self.assert_marked(self.reason, answer, context);
+    }
+
+    #[track_caller]
+    fn assert_marked(self, marker: &str, answer: &Message, context: &str) {
+        let Self { kind, retryable, .. } = self;
         let got = format!("{context}: got {answer:?} {:?}", answer.text());
-        assert_eq!(answer.header("nexus-gateway-failure"), Some(reason), "{got}");
+        assert_eq!(answer.header("nexus-gateway-failure"), Some(marker), "{got}");
         assert_eq!(answer.status(), kind.status().as_u16(), "{got}");
         assert_eq!(answer.header("nexus-request-retryable"), Some(if retryable { "true" } else { "false" }), "{got}");
         assert_eq!(answer.all("content-type"), ["application/json"], "{got}");

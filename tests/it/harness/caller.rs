@@ -1,11 +1,11 @@
 //! A raw caller: sends any bytes, reads whole answers.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::message::{Message, Reader};
 
@@ -18,6 +18,14 @@ pub(crate) struct Caller {
 impl Caller {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let (read, writer) = TcpStream::connect(address).await.expect("the port is open").into_split();
+        Self { reader: Reader::new(read), writer }
+    }
+
+    /// Connects from another address of this machine than callers usually do.
+    pub(crate) async fn connect_from(from: IpAddr, address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((from, 0).into()).expect("loopback has free ports");
+        let (read, writer) = socket.connect(address).await.expect("the port is open").into_split();
         Self { reader: Reader::new(read), writer }
     }
 

@@ -59,7 +59,12 @@ impl Gateway {
 
     /// Asks the admin port.
     pub(crate) async fn admin(&self, path: &str) -> Message {
-        Caller::connect(self.running.admin_address()).await.call(&get(path)).await
+        self.ask_admin(&get(path)).await
+    }
+
+    /// Sends any request to the admin port.
+    pub(crate) async fn ask_admin(&self, request: &Request) -> Message {
+        Caller::connect(self.running.admin_address()).await.call(request).await
     }
 
     pub(crate) async fn metrics(&self) -> Metrics {
@@ -182,6 +187,11 @@ pub(crate) fn polled(name: &str, url: String) -> ClusterSettings {
 /// The same settings with a policy for every request.
 pub(crate) fn under(settings: Settings, rule: PolicyRule) -> Settings {
     Settings { policies: vec![rule], ..settings }
+}
+
+/// The same settings with requests that do not wait for a target that is down.
+pub(crate) fn unheld(settings: Settings) -> Settings {
+    under(settings, PolicyRule { hold: Some(false), ..PolicyRule::default() })
 }
 
 /// A rule that allows this much time only.

@@ -1,0 +1,129 @@
+//! Breakers as an operator sees and steers them.
+//!
+//! What changes something wants a POST with a header of its own, which no web page can make a browser send along.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::Admin;
+use crate::gates::{Breaker, Key};
+use crate::resilience::BreakerSettings;
+use crate::resilience::breaker::Cause;
+
+/// The header that a request must have to change something, with any value.
+const STEERING: &str = "nexus-gateway-admin";
+
+pub(super) fn routes() -> Router<Admin> {
+    Router::new().route("/breakers", get(list)).route("/breakers/{verb}", post(steer))
+}
+
+/// All breakers: those of operations, and the state of each address.
+async fn list(State(admin): State<Admin>) -> Json<Value> {
+    let now = Instant::now();
+    let mut breakers = admin.gates.breakers.shared();
+    breakers.sort_by_cached_key(|(key, _)| key.labels().map(str::to_owned));
+    let operations: Vec<_> = breakers.iter().map(|(key, breaker)| describe(key, breaker, now)).collect();
+    Json(json!({ "operations": operations, "addresses": addresses(&admin, now) }))
+}
+
+fn describe(key: &Key<BreakerSettings>, breaker: &Breaker, now: Instant) -> Value {
+    let status = breaker.status(now);
+    let seconds = |at: Instant| at.saturating_duration_since(now).as_secs_f64();
+    json!({
+        "endpoint": key.endpoint,
+        "service": key.service,
+        "operation": key.operation,
+        "state": status.state.as_str(),
+        "by_hand": status.state.is_by_hand(),
+        "since_seconds": status.since.map(|since| (now - since).as_secs_f64()),
+        "why": status.reason.map(|why| why.to_string()),
+        "cause": status.reason.and_then(|why| why.cause()).map(Cause::as_str),
+        "next_probe_seconds": status.next_probe.map(seconds),
+        "requests": status.requests,
+        "failures": status.failures,
+        "opened": status.opened,
+        "waiting": status.waiting,
+    })
+}
+
+fn addresses(admin: &Admin, now: Instant) -> Vec<Value> {
+    let table = admin.router.table();
+    let mut upstreams: Vec<_> = table.upstreams().collect();
+    upstreams.sort_by(|a, b| a.name().cmp(b.name()));
+    upstreams
+        .into_iter()
+        .flat_map(|upstream| upstream.addresses_status(now).into_iter().map(move |status| (upstream.name(), status)))
+        .map(|(upstream, status)| {
+            json!({
+                "upstream": upstream,
+                "address": status.socket,
+                "state": status.state.as_str(),
+                "by_hand": status.by_hand.is_some(),
+                "since_seconds": status.since.as_secs_f64(),
+                "why": status.reason,
+                "next_probe_seconds": status.next_probe.map(|next| next.as_secs_f64()),
+                "in_flight": status.in_flight,
+                "latency_seconds": status.latency.map(|latency| latency.as_secs_f64()),
+                "ejections": status.ejections,
+            })
+        })
+        .collect()
+}
+
+/// Which breaker. What a breaker is not kept apart by is left out.
+#[derive(Deserialize)]
+struct Which {
+    endpoint: Option<Arc<str>>,
+    service: Option<Arc<str>>,
+    operation: Option<Arc<str>>,
+}
+
+impl Which {
+    fn is(&self, key: &Key<BreakerSettings>) -> bool {
+        (&self.endpoint, &self.service, &self.operation) == (&key.endpoint, &key.service, &key.operation)
+    }
+}
+
+/// `trip` refuses everything, `hold` keeps everything waiting, both until `reset`.
+async fn steer(
+    State(admin): State<Admin>,
+    Path(verb): Path<String>,
+    Query(which): Query<Which>,
+    headers: HeaderMap,
+) -> Response {
+    if !headers.contains_key(STEERING) {
+        return refuse(StatusCode::FORBIDDEN, "the header Nexus-Gateway-Admin is missing; it may have any value");
+    }
+    let change = match verb.as_str() {
+        "trip" => Breaker::trip,
+        "hold" => Breaker::hold,
+        "reset" => Breaker::reset,
+        _ => return refuse(StatusCode::NOT_FOUND, "a breaker can be told to trip, hold or reset"),
+    };
+    let found: Vec<_> = admin.gates.breakers.shared().into_iter().filter(|(key, _)| which.is(key)).collect();
+    if found.is_empty() {
+        return refuse(
+            StatusCode::NOT_FOUND,
+            "there is no such breaker; one comes with the first request to an operation whose policy has one",
+        );
+    }
+    let now = Instant::now();
+    for (key, breaker) in &found {
+        if let Some(transition) = change(breaker, now) {
+            admin.telemetry.breaker_changed(key.labels(), &transition);
+        }
+    }
+    Json(found.iter().map(|(key, breaker)| describe(key, breaker, now)).collect::<Value>()).into_response()
+}
+
+fn refuse(status: StatusCode, why: &str) -> Response {
+    (status, Json(json!({ "error": why }))).into_response()
+}

@@ -1,0 +1,116 @@
+//! Metrics whose values their owners keep, taken when they are asked for.
+
+use std::sync::atomic::Ordering;
+
+use prometheus::{IntCounterVec, IntGauge};
+use tokio::time::Instant;
+
+use super::Admin;
+use crate::registry::CONFIGURATION;
+use crate::resilience::breaker::State;
+
+/// Breakers and limits that have series of their own. Those that are not closed come first, so that none that matters
+/// is left out.
+const MAX_SERIES: usize = 5_000;
+
+impl Admin {
+    /// Takes the values that others keep.
+    pub(super) fn scrape(&self) {
+        let scraped = &self.telemetry.scraped;
+        // Two scrapes at a time would count double.
+        let _one = scraped.begin();
+        for vec in [&scraped.upstream_connects, &scraped.upstream_replays, &scraped.upstream_resolve_errors] {
+            vec.reset();
+        }
+        scraped.upstream_connections.reset();
+        scraped.upstream_addresses.reset();
+        let now = Instant::now();
+        for upstream in self.router.table().upstreams() {
+            let (name, counts, (open, idle)) = (upstream.name(), upstream.counts(), upstream.connections());
+            let connections = |state| scraped.upstream_connections.with_label_values(&[name, state]);
+            connections("idle").add(gauge(idle));
+            connections("busy").add(gauge(open.saturating_sub(idle)));
+            for address in upstream.addresses_status(now) {
+                scraped.upstream_addresses.with_label_values(&[name, address.state.as_str()]).inc();
+            }
+            add(&scraped.upstream_connects, &[name, "ok"], counts.connected.load(Ordering::Relaxed));
+            add(&scraped.upstream_connects, &[name, "error"], counts.refused.load(Ordering::Relaxed));
+            add(&scraped.upstream_replays, &[name], counts.replayed.load(Ordering::Relaxed));
+            add(&scraped.upstream_resolve_errors, &[name], counts.unresolved.load(Ordering::Relaxed));
+        }
+        self.scrape_registry();
+        self.scrape_breakers();
+        self.scrape_concurrency();
+    }
+
+    fn scrape_breakers(&self) {
+        let (scraped, now) = (&self.telemetry.scraped, Instant::now());
+        scraped.breaker_state.reset();
+        let mut breakers = self.gates.breakers.shared();
+        breakers.sort_by_cached_key(|(_, breaker)| breaker.status(now).state == State::Closed);
+        for (key, breaker) in breakers.iter().take(MAX_SERIES) {
+            // Rules for different callers may keep breakers of the same operation: the one that lets the least through.
+            let gauge = scraped.breaker_state.with_label_values(&key.labels());
+            gauge.set(gauge.get().max(number(breaker.status(now).state)));
+        }
+    }
+
+    fn scrape_concurrency(&self) {
+        let scraped = &self.telemetry.scraped;
+        for gauges in [&scraped.concurrency_limit, &scraped.concurrency_in_flight] {
+            gauges.reset();
+        }
+        for (key, limit) in self.gates.concurrency.shared().iter().take(MAX_SERIES) {
+            let status = limit.status();
+            scraped.concurrency_limit.with_label_values(&key.labels()).add(gauge(status.limit));
+            scraped.concurrency_in_flight.with_label_values(&key.labels()).add(gauge(status.in_flight));
+        }
+    }
+
+    fn scrape_registry(&self) {
+        let scraped = &self.telemetry.scraped;
+        scraped.registry_endpoints.reset();
+        scraped.registry_age.reset();
+        scraped.registry_errors.reset();
+        scraped.registry_lookups.reset();
+        scraped.registry_endpoints.with_label_values(&[CONFIGURATION]).set(gauge(self.registry.configured()));
+        for source in self.registry.sources() {
+            scraped.registry_endpoints.with_label_values(&[&source.name]).set(gauge(source.endpoints));
+            if let Some(age) = source.age {
+                scraped.registry_age.with_label_values(&[&source.name]).set(age.as_secs_f64());
+            }
+            add(&scraped.registry_errors, &[&source.name], source.errors);
+        }
+        let look_ups = self.registry.look_up_counts();
+        add(&scraped.registry_lookups, &["found"], look_ups.found.load(Ordering::Relaxed));
+        add(&scraped.registry_lookups, &["absent"], look_ups.absent.load(Ordering::Relaxed));
+        add(&scraped.registry_lookups, &["error"], look_ups.error.load(Ordering::Relaxed));
+        scraped.registry_conflicts.set(gauge(self.registry.conflicts()));
+        set(&scraped.registry_copy_errors, self.registry.copy_errors());
+        let dropped = self.telemetry.access_log().map_or(0, |log| log.dropped());
+        scraped.access_log_dropped.set(gauge(dropped));
+    }
+}
+
+fn add(vec: &IntCounterVec, labels: &[&str], value: u64) {
+    vec.with_label_values(labels).inc_by(value);
+}
+
+fn set(metric: &IntGauge, value: u64) {
+    metric.set(i64::try_from(value).unwrap_or(i64::MAX));
+}
+
+fn gauge(value: usize) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// The larger, the less goes.
+fn number(state: State) -> i64 {
+    match state {
+        State::Closed => 0,
+        State::HalfOpen => 1,
+        State::Open => 2,
+        State::Tripped => 3,
+        State::Held => 4,
+    }
+}

@@ -1,0 +1,287 @@
+//! Attempts: each waits until it may go, is made, and is judged; then perhaps another one.
+
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::response;
+use tokio::time::{Instant, timeout_at};
+
+use super::judge::{Judgement, Shaped};
+use super::{Gateway, Visit, asked, crossing, late};
+use crate::gates::breaker::{self, Pass};
+use crate::gates::concurrency::{self, Permit};
+use crate::nexus::{Call, Method};
+use crate::registry::LookUp;
+use crate::resilience::adaptive::Outcome as Sample;
+use crate::resilience::concurrency::Urgency;
+use crate::resilience::retry::Loss;
+use crate::resilience::{Deadline, FLOOR};
+use crate::response::{Failure, Outcome, Reason, shape};
+use crate::route::{Endpoint, Governed, Operation};
+use crate::telemetry::{Stage, Withheld};
+use crate::upstream::{Exchange, Outgoing};
+
+/// One request on its way to its target.
+pub(super) struct Journey<'a> {
+    pub(super) call: &'a Call,
+    pub(super) endpoint: &'a Arc<Endpoint>,
+    pub(super) operation: &'a Operation,
+    pub(super) governed: &'a Governed,
+    pub(super) deadline: Deadline,
+}
+
+impl Journey<'_> {
+    fn names(&self) -> [&str; 3] {
+        [self.endpoint.name(), &self.operation.service, &self.operation.operation]
+    }
+
+    /// What an attempt needs, where it need not wait for anything: nearly always.
+    fn leave_at_once(&self, caller: IpAddr, now: Instant) -> Option<Leave> {
+        let Governed { policy, concurrency, breaker, .. } = self.governed;
+        if policy.hold && !self.endpoint.upstream().is_usable() {
+            return None;
+        }
+        let mut leave = Leave { pass: None, permit: None };
+        if let Some(concurrency) = concurrency {
+            leave.permit = Some(concurrency.gate(caller, now).try_enter()?);
+        }
+        if let Some(breaker) = breaker {
+            let breaker = breaker.gate(caller, now);
+            leave.pass = Some(breaker.is_closed().then(|| breaker.try_pass(now).ok())??);
+        }
+        Some(leave)
+    }
+}
+
+/// What an attempt needs to go.
+struct Leave {
+    pass: Option<Pass>,
+    permit: Option<Permit>,
+}
+
+/// Whether another attempt is made.
+enum Next {
+    Again,
+    Enough,
+}
+
+impl Gateway {
+    /// Makes attempts until one is the caller's answer. Its permit stays with the visit.
+    pub(super) async fn attempts(&self, visit: &mut Visit<'_>, journey: Journey<'_>, mut request: Outgoing) -> Shaped {
+        if let Some(budget) = &journey.governed.budget {
+            budget.request(visit.record.started());
+        }
+        for made in 1.. {
+            let Leave { pass, permit } = match journey.leave_at_once(visit.caller.ip(), visit.record.started()) {
+                Some(leave) => leave,
+                None => Box::pin(self.leave(visit, &journey)).await?,
+            };
+            let began = Instant::now();
+            let attempt = self.attempt(visit, &journey, &mut request, began).await;
+            let judgement = Judgement::of(&attempt, journey.deadline.at() - began >= FLOOR);
+            self.learn(&journey, judgement, began, pass, permit.as_ref());
+            let Some(loss) = judgement.loss else {
+                visit.permit = permit;
+                return attempt;
+            };
+            drop(permit);
+            if matches!(Box::pin(self.next(visit, &journey, loss, made)).await, Next::Enough) {
+                return attempt;
+            }
+        }
+        unreachable!("attempts are counted from 1 and never end by themselves")
+    }
+
+    /// Waits until the target is up, the operation's breaker lets the request pass and there is a place for it.
+    async fn leave(&self, visit: &mut Visit<'_>, journey: &Journey<'_>) -> Result<Leave, Failure> {
+        let (governed, until) = (journey.governed, journey.deadline.waits_until());
+        let breaker =
+            governed.breaker.as_ref().map(|ruled| (ruled.gate(visit.caller.ip(), visit.record.started()), &ruled.rule));
+        let concurrency = governed
+            .concurrency
+            .as_ref()
+            .map(|ruled| (ruled.gate(visit.caller.ip(), visit.record.started()), &ruled.rule));
+        loop {
+            // With no time to wait, it goes: the mark may be stale.
+            if governed.policy.hold && !journey.endpoint.upstream().is_usable() && Instant::now() < until {
+                self.wait(visit, Stage::Upstream, journey.endpoint.upstream().usable(until)).await?;
+            }
+            if let Some((breaker, rule)) = &breaker {
+                let ready = self.wait(visit, Stage::Breaker, breaker.ready(until)).await;
+                ready.map_err(|refused| breaker_open(rule, refused))?;
+            }
+            let permit = match &concurrency {
+                None => None,
+                Some((concurrency, rule)) => {
+                    let entering = concurrency.enter(urgency(journey.call.path.method), until);
+                    let entered = self.wait(visit, Stage::Concurrency, entering).await;
+                    Some(entered.map_err(|refused| saturated(rule, refused))?.0)
+                }
+            };
+            match breaker.as_ref().map(|(breaker, _)| breaker.try_pass(Instant::now())).transpose() {
+                Ok(pass) => {
+                    if let Some(transition) = pass.as_ref().and_then(Pass::transition) {
+                        self.telemetry.breaker_changed(journey.names(), &transition);
+                    }
+                    return Ok(Leave { pass, permit });
+                }
+                // It opened while the request waited for its place.
+                Err(_) => drop(permit),
+            }
+        }
+    }
+
+    /// One attempt, with the time that is left.
+    async fn attempt(
+        &self,
+        visit: &mut Visit<'_>,
+        journey: &Journey<'_>,
+        request: &mut Outgoing,
+        began: Instant,
+    ) -> Shaped {
+        let Journey { call, endpoint, governed, deadline, .. } = journey;
+        let sent = AtomicBool::new(false);
+        let answered = async {
+            let (head, exchange) = self.ask(visit, journey, request, began, &sent).await?;
+            let (status, socket) = (head.status, exchange.socket());
+            let shaped = shape(head, exchange, asked(call, endpoint, &governed.policy, deadline)).await;
+            if matches!(status.as_u16(), 502..=504) {
+                endpoint.upstream().report(socket, began, address_answered(&shaped));
+            }
+            shaped
+        };
+        let in_time = timeout_at(deadline.at(), pin!(answered)).await;
+        in_time.unwrap_or_else(|_| Err(late(deadline, sent.load(Ordering::Relaxed))))
+    }
+
+    /// Sends the request. Where the cluster does not know the endpoint's id any more, the endpoint may have been
+    /// deleted and created again since the registry was read: then once more, to the one that there is now.
+    async fn ask(
+        &self,
+        visit: &mut Visit<'_>,
+        journey: &Journey<'_>,
+        request: &mut Outgoing,
+        began: Instant,
+        sent: &AtomicBool,
+    ) -> Result<(response::Parts, Exchange), Failure> {
+        let Journey { call, endpoint, deadline, .. } = journey;
+        let answer = send(visit, call, endpoint, request, began, deadline, sent).await?;
+        if !visit.by_name || !may_be_gone(endpoint, &answer.0) || Instant::now() > deadline.last_start() {
+            return Ok(answer);
+        }
+        let looked_up = Box::pin(self.registry.look_up_since(endpoint.name(), Instant::now())).await;
+        if let LookUp::Unavailable(why) = looked_up {
+            let message = format!(
+                "the cluster answered 404, and its registry could not be asked whether endpoint {:?} \
+                still exists: {why}",
+                endpoint.name()
+            );
+            return Err(Failure::new(Reason::RegistryUnavailable, message));
+        }
+        match self.router.find(endpoint.name()) {
+            Some(now) if now.entry().source == endpoint.entry().source && now.prefix() != endpoint.prefix() => {
+                request.redirect(crossing(&now, visit.caller));
+                Box::pin(send(visit, call, &now, request, Instant::now(), deadline, sent)).await
+            }
+            _ => Ok(answer),
+        }
+    }
+
+    /// Tells the gates that let the attempt go what came of it.
+    fn learn(
+        &self,
+        journey: &Journey<'_>,
+        judgement: Judgement,
+        began: Instant,
+        pass: Option<Pass>,
+        permit: Option<&Permit>,
+    ) {
+        let now = Instant::now();
+        // An attempt that did not reach the target says nothing about how much it can bear.
+        if let Some(permit) = permit.filter(|_| judgement.loss != Some(Loss::Connect)) {
+            permit.sample(now - began, if judgement.strained { Sample::Dropped } else { Sample::Ok });
+        }
+        let (Some(pass), Some(verdict)) = (pass, judgement.verdict) else { return };
+        if let Some(transition) = pass.record(now, verdict) {
+            self.telemetry.breaker_changed(journey.names(), &transition);
+        }
+    }
+
+    /// Whether there is another attempt after a loss; waits for it.
+    async fn next(&self, visit: &mut Visit<'_>, journey: &Journey<'_>, loss: Loss, made: u32) -> Next {
+        let Journey { call, endpoint, governed, deadline, .. } = journey;
+        let retry = &governed.policy.retry;
+        // Nothing was sent, and the target is down: the request waits for it like those that come now.
+        let held = loss == Loss::Connect && governed.policy.hold;
+        // A cancel may be taken twice.
+        let safe = loss == Loss::Reset && call.path.method != Method::Start && retry.on.connect;
+        if !held && (made >= retry.attempts || !(safe || retry.on.covers(loss))) {
+            return Next::Enough;
+        }
+        let wait = retry.backoff(made, &mut fastrand::Rng::new());
+        if Instant::now() + wait >= deadline.waits_until() {
+            self.telemetry.count_withheld(endpoint.name(), Withheld::Deadline);
+            return Next::Enough;
+        }
+        if !held && governed.budget.as_ref().is_some_and(|budget| !budget.take(Instant::now())) {
+            self.telemetry.count_withheld(endpoint.name(), Withheld::Budget);
+            return Next::Enough;
+        }
+        self.telemetry.count_retry(endpoint.name(), loss);
+        self.wait(visit, Stage::Backoff, tokio::time::sleep(wait)).await;
+        Next::Again
+    }
+}
+
+/// Sends a request once.
+async fn send(
+    visit: &mut Visit<'_>,
+    call: &Call,
+    endpoint: &Endpoint,
+    request: &mut Outgoing,
+    began: Instant,
+    deadline: &Deadline,
+    sent: &AtomicBool,
+) -> Result<(response::Parts, Exchange), Failure> {
+    visit.record.attempt();
+    request.set_timeout(call.timeout, deadline.forwarded(began));
+    let (head, exchange) = endpoint.upstream().send(visit.worker, request, deadline.last_start(), sent).await?;
+    visit.record.upstream(began.elapsed(), exchange.socket());
+    Ok((head, exchange))
+}
+
+/// Whether an answer may mean that the cluster does not know the endpoint's id, rather than that a worker does not
+/// know the operation.
+fn may_be_gone(endpoint: &Endpoint, answer: &response::Parts) -> bool {
+    answer.status == http::StatusCode::NOT_FOUND
+        && endpoint.is_dispatched_by_id()
+        && !answer.headers.contains_key(&crate::nexus::headers::FAILURE_SOURCE)
+}
+
+/// Whether a 502, 503 or 504 came from whom the request was for, or else, why it is the address's own.
+fn address_answered(shaped: &Shaped) -> Result<(), &'static str> {
+    match shaped {
+        Ok((_, Outcome::HandlerError(answered))) if !answered.from_nexus => Err("503 without a Nexus failure"),
+        Err(failure) if failure.reason == Reason::UpstreamBadGateway => Err("502"),
+        Err(failure) if failure.reason == Reason::UpstreamGatewayTimeout => Err("504"),
+        _ => Ok(()),
+    }
+}
+
+/// What frees capacity, or ends what is done already, goes before what begins something new.
+pub(super) fn urgency(method: Method) -> Urgency {
+    match method {
+        Method::Start => Urgency::Normal,
+        Method::Cancel | Method::LegacyCancel => Urgency::Urgent,
+    }
+}
+
+fn breaker_open(rule: &Arc<str>, refused: breaker::Refused) -> Failure {
+    Failure::refused(Reason::BreakerOpen, Arc::clone(rule), refused.retry_after, refused)
+}
+
+fn saturated(rule: &Arc<str>, refused: concurrency::Refused) -> Failure {
+    Failure::refused(Reason::Saturated, Arc::clone(rule), refused.retry_after, refused)
+}

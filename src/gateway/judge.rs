@@ -1,0 +1,78 @@
+//! What one attempt says: of its target, and of another attempt.
+//!
+//! A 424 and an error that is not retryable are answers like any other. What connections do is the addresses' matter,
+//! not the operation's. A 429 says that the target lives and is busy: nothing about failing.
+
+use http::Response;
+
+use crate::body::Content;
+use crate::nexus::ErrorType;
+use crate::resilience::breaker::{Cause, Verdict};
+use crate::resilience::retry::Loss;
+use crate::response::{Answered, Failure, Outcome, Reason};
+
+/// An answer as the caller will get it, with its meaning; or the failure in its place.
+pub(super) type Shaped = Result<(Response<Content>, Outcome), Failure>;
+
+/// What is to be learned from an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Judgement {
+    /// For the operation's breaker; nothing where the attempt says nothing about the operation.
+    pub(super) verdict: Option<Verdict>,
+    /// Why another attempt may go better; none where it would not.
+    pub(super) loss: Option<Loss>,
+    /// Whether the target was too busy, or did not answer as a healthy one does.
+    pub(super) strained: bool,
+}
+
+impl Judgement {
+    /// Judges an attempt. `had_time` says whether it had enough for a healthy target to answer: a caller that gives too
+    /// little must not make a target look bad.
+    pub(super) fn of(attempt: &Shaped, had_time: bool) -> Self {
+        match attempt {
+            Ok((_, Outcome::HandlerError(answered))) if answered.retryable => Self::of_error(*answered),
+            Ok(_) => Self::success(),
+            Err(failure) => Self::of_failure(failure.reason, had_time),
+        }
+    }
+
+    fn of_error(answered: Answered) -> Self {
+        match answered.kind {
+            Some(ErrorType::ResourceExhausted) => {
+                Self { verdict: None, loss: Some(Loss::ResourceExhausted), strained: true }
+            }
+            Some(ErrorType::Unavailable) => Self::failure(Cause::Handler, Loss::Unavailable),
+            Some(ErrorType::UpstreamTimeout) if !answered.from_worker => Self::failure(Cause::NoWorker, Loss::Timeout),
+            Some(ErrorType::UpstreamTimeout | ErrorType::RequestTimeout) => {
+                Self::failure(Cause::Timeout, Loss::Timeout)
+            }
+            _ => Self { strained: false, ..Self::failure(Cause::Handler, Loss::Internal) },
+        }
+    }
+
+    fn of_failure(reason: Reason, had_time: bool) -> Self {
+        match reason {
+            Reason::UpstreamUnreachable => Self { verdict: None, loss: Some(Loss::Connect), strained: true },
+            Reason::UpstreamReset => Self { verdict: None, loss: Some(Loss::Reset), strained: true },
+            Reason::UpstreamBadGateway | Reason::UpstreamNotNexus => {
+                Self::failure(Cause::Infrastructure, Loss::Unavailable)
+            }
+            Reason::UpstreamGatewayTimeout => Self::failure(Cause::Timeout, Loss::Timeout),
+            Reason::UpstreamStatus | Reason::UpstreamMalformed => Self::failure(Cause::Infrastructure, Loss::Internal),
+            // The deadline is over: there is no time for another attempt.
+            Reason::UpstreamTimeout => {
+                Self { verdict: had_time.then_some(Verdict::Failure(Cause::Timeout)), loss: None, strained: had_time }
+            }
+            Reason::UpstreamTooLarge => Self::success(),
+            _ => Self { verdict: None, loss: None, strained: false },
+        }
+    }
+
+    fn success() -> Self {
+        Self { verdict: Some(Verdict::Success), loss: None, strained: false }
+    }
+
+    fn failure(cause: Cause, loss: Loss) -> Self {
+        Self { verdict: Some(Verdict::Failure(cause)), loss: Some(loss), strained: true }
+    }
+}

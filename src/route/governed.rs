@@ -1,0 +1,77 @@
+//! What holds for an operation's requests, with the gates that see to it.
+
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::policy::{Policy, Ruled};
+use crate::gates::keyed::Handle;
+use crate::gates::{Breaker, Budget, Concurrency, Gates, Key, Keyed, RateLimit};
+use crate::resilience::{BreakerSettings, ConcurrencySettings, Per, RateLimitSettings};
+
+/// A policy with its gates.
+pub struct Governed {
+    /// What holds.
+    pub policy: Arc<Policy>,
+    /// The rate limit.
+    pub rate_limit: Option<Gated<RateLimitSettings, RateLimit>>,
+    /// The concurrency limit.
+    pub concurrency: Option<Gated<ConcurrencySettings, Concurrency>>,
+    /// The breaker.
+    pub breaker: Option<Gated<BreakerSettings, Breaker>>,
+    /// The endpoint's retry budget.
+    pub budget: Option<Arc<Budget>>,
+}
+
+/// The gate of a rule.
+pub struct Gated<S, L> {
+    /// The rule's name, such as `policies[2].breaker`.
+    pub rule: Arc<str>,
+    handle: Handle<S, L>,
+}
+
+impl<S, L: Send + Sync + 'static> Gated<S, L> {
+    /// The gate for a caller's request that came at `now`.
+    pub fn gate(&self, caller: IpAddr, now: Instant) -> Arc<L> {
+        self.handle.of(caller, now)
+    }
+}
+
+impl Governed {
+    /// The policy of an operation (`names` are its endpoint's, its service's and its own) with its gates.
+    pub(super) fn new(policy: &Arc<Policy>, gates: &Gates, names: [&str; 3]) -> Self {
+        let budget = policy.retry.budget.filter(|_| policy.retry.attempts > 1);
+        Self {
+            rate_limit: gated(&gates.rate_limits, policy.rate_limit.as_ref(), |limit| limit.per, names),
+            concurrency: gated(&gates.concurrency, policy.concurrency.as_ref(), |limit| limit.per, names),
+            breaker: gated(&gates.breakers, policy.breaker.as_ref(), |breaker| breaker.per, names),
+            budget: budget.map(|percent| self::budget(gates, percent, names)),
+            policy: Arc::clone(policy),
+        }
+    }
+}
+
+fn gated<S, L>(
+    gates: &Keyed<S, L>,
+    ruled: Option<&Arc<Ruled<S>>>,
+    per: impl Fn(&S) -> Per,
+    names: [&str; 3],
+) -> Option<Gated<S, L>>
+where
+    S: Clone + Eq + Hash + Send + Sync + 'static,
+    L: Send + Sync + 'static,
+{
+    let ruled = ruled?;
+    let per = per(&ruled.settings);
+    let selector = format!("{:?}", ruled.selector).into();
+    let key = Key::new(ruled.settings.clone(), &selector, per, names);
+    Some(Gated { rule: Arc::clone(&ruled.name), handle: gates.handle(&key, per.caller) })
+}
+
+fn budget(gates: &Gates, percent: u32, names: [&str; 3]) -> Arc<Budget> {
+    let per = Per { endpoint: true, ..Per::default() };
+    let key = Key::new(percent, &"".into(), per, names);
+    gates.budgets.handle(&key, false).of(IpAddr::from([0, 0, 0, 0]), Instant::now())
+}
