@@ -43,6 +43,7 @@ fmt:
 
 bench: build setup
 	$(PYTHON) benches/compare/run.py
+	$(PYTHON) benches/compare/run.py --only cpu --contenders gateway-bare,gateway-everything
 
 # What is found stays below fuzz/target; what is worth keeping is minimised into fuzz/corpus by hand.
 fuzz:

@@ -243,6 +243,20 @@ def gateway_with(name: str, extra: str) -> Contender:
     return Contender(name, start, lambda n: f"/namespaces/{NAMESPACE}/task-queues/{endpoint_name(n)}/nexus-services")
 
 
+# Nothing waits, is tried again or is refused, and no feature does more than that needs.
+BARE = "policies: [{ hold: false, retry: off }]"
+
+# Every feature of a policy, with bounds that this load never meets.
+EVERYTHING = """\
+policies:
+  - timeout: 10s
+    hold: true
+    rate_limit: { per: [caller, endpoint], rate: 1000000/s, burst: 100000, max_wait: 500ms }
+    concurrency: { max: 10000, max_wait: 500ms, adaptive: true }
+    retry: { attempts: 2, on: [connect, unavailable, reset], budget: 20% }
+    breaker: { failure_rate: 50%, min_requests: 20, window: 10s, open_for: 5s, per: operation }
+"""
+
 # The contenders by name. The first of a comparison is what the others are divided by; a feature is measured by
 # adding it here and comparing `--contenders gateway,gateway-with-it`. One name given twice shows the noise.
 CONTENDERS = {
@@ -250,6 +264,7 @@ CONTENDERS = {
     for contender in (
         Contender("nginx", nginx_proxy, lambda n: f"/nexus/endpoints/{endpoint_id(n)}/services"),
         gateway_with("gateway", ""),
-        gateway_with("gateway-timeout", "policies: [{ match: {}, timeout: 10s }]"),
+        gateway_with("gateway-bare", BARE),
+        gateway_with("gateway-everything", EVERYTHING),
     )
 }
