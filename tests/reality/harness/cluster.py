@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +109,15 @@ class Cluster:
 
     def start(self) -> Cluster:
         return self.launch().await_ready()
+
+    def suspend(self) -> None:
+        """Stops the process, not the server: its connections stay, and nothing answers."""
+        assert self._child is not None
+        self._child.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._child is not None
+        self._child.signal(signal.SIGCONT)
 
     def stop(self) -> None:
         if self._child is not None:

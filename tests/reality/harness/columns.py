@@ -1,0 +1,102 @@
+"""What an experiment reports: the same figures side by side, from the caller's own metrics and its operations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .cluster import Cluster
+from .http import Metrics
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """What a caller's cluster counted for one endpoint: its attempts, and the tasks that its own breaker held back."""
+
+    succeeded: float
+    failed: float
+    blocked: float
+    outcomes: Mapping[str, float]
+
+    @classmethod
+    def read(cls, cluster: Cluster, endpoint: str) -> Attempts:
+        return cls.of(cluster.metrics(), endpoint)
+
+    @classmethod
+    def of(cls, metrics: Metrics, endpoint: str) -> Attempts:
+        endpoint = endpoint.replace("-", "_")  # as the server writes it
+        outcomes: dict[str, float] = {}
+        for labels, value in metrics.rows("nexus_outbound_requests"):
+            if labels.get("destination") == endpoint:
+                outcomes[labels["outcome"]] = outcomes.get(labels["outcome"], 0) + value
+        succeeded = outcomes.get("successful", 0)
+        blocked = metrics.sum("circuit_breaker_executable_blocked", destination=endpoint)
+        return cls(succeeded, sum(outcomes.values()) - succeeded, blocked, outcomes)
+
+    @property
+    def made(self) -> float:
+        return self.succeeded + self.failed
+
+    @property
+    def success(self) -> float:
+        """Share of the attempts that succeeded."""
+        return self.succeeded / self.made if self.made else 0.0
+
+    def rows(self) -> dict[str, str]:
+        failures = ", ".join(f"{n:.0f} {kind}" for kind, n in sorted(self.outcomes.items()) if kind != "successful")
+        return {
+            "attempts of the caller's cluster": f"{self.made:.0f}",
+            "  succeeded": f"{self.success:.2%}",
+            "  failed": f"{self.failed:.0f}" + (f" ({failures})" if failures else ""),
+            "tasks blocked by the caller's breaker": f"{self.blocked:.0f}",
+        }
+
+
+def percentile(values: Iterable[float], percent: float) -> float:
+    """The value that so many percent do not exceed; 0 without values."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else 0.0
+
+
+def seconds(value: float) -> str:
+    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
+
+
+def latency_rows(latencies: Sequence[float], what: str = "latency") -> dict[str, str]:
+    return {
+        f"{what}, median": seconds(percentile(latencies, 50)),
+        f"{what}, p99": seconds(percentile(latencies, 99)),
+        f"{what}, worst": seconds(max(latencies, default=0)),
+    }
+
+
+def table(columns: Mapping[str, Mapping[str, str]]) -> str:
+    """The columns side by side. A figure that a column does not have is a dash."""
+    names = list(dict.fromkeys(name for column in columns.values() for name in column))
+    lines = [["", *columns], *[[name, *[column.get(name, "-") for column in columns.values()]] for name in names]]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+class Busy:
+    """How busy the whole machine was since this was made: an experiment on a full machine measures the machine."""
+
+    def __init__(self) -> None:
+        self._since = self._read()
+        self._began = time.monotonic()
+
+    @staticmethod
+    def _read() -> tuple[int, int]:
+        """Idle and all clock ticks of all cores, from /proc/stat; zeros where there is none."""
+        stat = Path("/proc/stat")
+        if not stat.exists():
+            return 0, 0
+        ticks = [int(tick) for tick in stat.read_text().splitlines()[0].split()[1:9]]
+        return ticks[3] + ticks[4], sum(ticks)
+
+    def __str__(self) -> str:
+        idle, every = (now - then for now, then in zip(self._read(), self._since, strict=True))
+        share = f"{1 - idle / every:.0%} of its CPU" if every else "unknown CPU"
+        return f"{time.monotonic() - self._began:.0f} s; the machine used {share}"
