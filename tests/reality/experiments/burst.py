@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from harness.calls import Calls, Operation
 from harness.columns import Attempts, Busy, latency_rows, table
 from harness.gateway import Gateway
-from harness.http import Metrics
 from harness.world import HANDLER_QUEUE, Site
 
 from .setting import configuration, failures_row, script, two_sites
@@ -61,10 +60,6 @@ class Column:
         }
 
 
-def refusals(metrics: Metrics, reason: str) -> float:
-    return metrics.sum("nexus_gateway_failures_total", reason=reason)
-
-
 async def run(
     caller: Site, handler: Site, limit: int, times: float, lasts: float, patience: float
 ) -> dict[str, Column]:
@@ -87,7 +82,8 @@ async def run(
             operations = await calls.settle(patience)
             attempts = await asyncio.to_thread(Attempts.read, caller.cluster, name)
             metrics = await asyncio.to_thread(gateway.metrics)
-            columns[way] = Column(attempts, operations, lasted, refusals(metrics, "rate_limited"), failures_row(metrics))
+            refused = metrics.sum("nexus_gateway_failures_total", reason="rate_limited")
+            columns[way] = Column(attempts, operations, lasted, refused, failures_row(metrics))
     return columns
 
 
@@ -101,9 +97,7 @@ async def main() -> None:
     print(f"{options.times:.0f} times {options.limit} calls a second for {options.lasts:.0f} s", flush=True)
     busy = Busy()
     async with two_sites() as (caller, handler):
-        columns = await run(
-            caller, handler, options.limit, options.times, options.lasts, options.patience
-        )
+        columns = await run(caller, handler, options.limit, options.times, options.lasts, options.patience)
     now = time.time()
     print(f"{busy}\n\n{table({way: column.rows(now) for way, column in columns.items()})}")
 

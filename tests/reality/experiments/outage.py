@@ -174,9 +174,7 @@ async def main() -> None:
         busy = Busy()
         async with two_sites() as (caller, handler):
             policies = "" if options.plain else POLICIES
-            columns |= await run(
-                caller, handler, outages, options.rate, options.calm, options.patience, policies, ways
-            )
+            columns |= await run(caller, handler, outages, options.rate, options.calm, options.patience, policies, ways)
         print(f"{' and '.join(ways)}: {busy}", flush=True)
     now = time.time()
     print("\n" + table({way: column.rows(now) for way, column in columns.items()}))

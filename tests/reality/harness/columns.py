@@ -48,8 +48,8 @@ class Attempts:
         failures = ", ".join(f"{n:.0f} {kind}" for kind, n in sorted(self.outcomes.items()) if kind != "successful")
         return {
             "attempts of the caller's cluster": f"{self.made:.0f}",
-            "  succeeded": f"{self.success:.2%}",
-            "  failed": f"{self.failed:.0f}" + (f" ({failures})" if failures else ""),
+            "  attempts that succeeded": f"{self.success:.2%}",
+            "  attempts that failed": f"{self.failed:.0f}" + (f" ({failures})" if failures else ""),
             "tasks blocked by the caller's breaker": f"{self.blocked:.0f}",
         }
 
@@ -77,7 +77,8 @@ def table(columns: Mapping[str, Mapping[str, str]]) -> str:
     names = list(dict.fromkeys(name for column in columns.values() for name in column))
     lines = [["", *columns], *[[name, *[column.get(name, "-") for column in columns.values()]] for name in names]]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
 class Busy:
