@@ -13,7 +13,7 @@ SEED = 3
 async def test_callers_do_not_notice_outages_of_seconds(world: World) -> None:
     caller, handler = world.sites["caller"], world.sites["handler"]
     outages = draw(SEED, count=2, lasts=4, gaps=(3, 6))
-    columns = await run(caller, handler, outages, rate=20, calm=4, patience=15)
+    columns = await run(caller, handler, outages, rate=20, calm=4, patience=8)
     told = f"seed {SEED}, {outages}, {columns[WITH].attempts}, {columns[WITHOUT].attempts}"
     via, direct = columns[WITH], columns[WITHOUT]
     assert via.attempts.blocked == 0, told
