@@ -13,7 +13,12 @@ from .http import Metrics
 
 @dataclass(frozen=True)
 class Attempts:
-    """What a caller's cluster counted for one endpoint: its attempts, and the tasks that its own breaker held back."""
+    """What a caller's cluster counted for one endpoint: its attempts, and the tasks that its own breaker held back.
+
+    A held task is counted each time it is looked at, and no more than about 100 are looked at in a second (observed):
+    with many waiting, `blocked` tells for how long the breaker was open rather than how many waited. The share of
+    attempts that succeeded says little beside it, since a breaker that is open makes no attempt at all.
+    """
 
     succeeded: float
     failed: float
