@@ -15,7 +15,7 @@ from collections import defaultdict
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
-from harness.calls import Calls, Operation, RawAnswer, RawCalls
+from harness.calls import Calls, Operation, RawAnswer, RawCalls, successes
 from harness.columns import Attempts, Busy, latency_rows, table
 from harness.gateway import Gateway
 from harness.service import Trouble
@@ -44,7 +44,7 @@ class Column:
     def rows(self, now: float) -> dict[str, str]:
         return {
             "healthy calls": f"{len(self.healthy)}",
-            "  succeeded": f"{sum(1 for operation in self.healthy if operation.succeeded)}",
+            "  succeeded": f"{successes(self.healthy)}",
             **latency_rows([operation.latency(now) for operation in self.healthy], "healthy latency"),
             **self.attempts.rows(),
         }
@@ -130,7 +130,7 @@ async def run(
         for calls in failing:
             await calls.abandon()
         columns = {
-            way: Column(await asyncio.to_thread(Attempts.read, caller.cluster, names[way]), operations)
+            way: Column(await Attempts.read(caller.cluster, names[way], successes(operations)), operations)
             for way, operations in zip(healthy, ended, strict=True)
         }
         raw = RawColumn(raw_healthy.answers, raw_failing.answers, states)

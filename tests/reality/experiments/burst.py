@@ -17,7 +17,7 @@ import uuid
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from harness.calls import Calls, Operation
+from harness.calls import Calls, Operation, successes
 from harness.columns import Attempts, Busy, latency_rows, table
 from harness.gateway import Gateway
 from harness.world import HANDLER_QUEUE, Site
@@ -46,7 +46,7 @@ class Column:
 
     @property
     def served(self) -> int:
-        return sum(1 for operation in self.operations if operation.succeeded)
+        return successes(self.operations)
 
     def rows(self, now: float) -> dict[str, str]:
         return {
@@ -80,7 +80,7 @@ async def run(
                 await asyncio.sleep(lasts)
             lasted = time.monotonic() - began
             operations = await calls.settle(patience)
-            attempts = await asyncio.to_thread(Attempts.read, caller.cluster, name)
+            attempts = await Attempts.read(caller.cluster, name, successes(operations))
             metrics = await asyncio.to_thread(gateway.metrics)
             refused = metrics.sum("nexus_gateway_failures_total", reason="rate_limited")
             columns[way] = Column(attempts, operations, lasted, refused, failures_row(metrics))

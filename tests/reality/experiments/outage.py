@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
-from harness.calls import Calls, Operation
+from harness.calls import Calls, Operation, successes
 from harness.columns import Attempts, Busy, latency_rows, percentile, seconds, table
 from harness.gateway import Gateway
 from harness.relay import WAYS, Relay
@@ -62,7 +62,7 @@ class Column:
 
     @property
     def succeeded(self) -> int:
-        return sum(1 for operation in self.operations if operation.succeeded)
+        return successes(self.operations)
 
     def rows(self, now: float) -> dict[str, str]:
         latencies = [operation.latency(now) for operation in self.operations]
@@ -142,7 +142,7 @@ async def run(
         ended = await asyncio.gather(*[one.settle(patience) for one in calls.values()])
         columns = {}
         for way, operations in zip(ways, ended, strict=True):
-            attempts = await asyncio.to_thread(Attempts.read, caller.cluster, endpoints[way])
+            attempts = await Attempts.read(caller.cluster, endpoints[way], successes(operations))
             columns[way] = Column(attempts, operations, recoveries(operations, happened))
         if WITH in columns:
             metrics = await asyncio.to_thread(gateway.metrics)

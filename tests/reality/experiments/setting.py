@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from temporalio.client import Client
+from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 
 from harness.cluster import Cluster
 from harness.http import Metrics
@@ -25,6 +26,7 @@ WITH, WITHOUT = "with the gateway", "directly"
 @asynccontextmanager
 async def two_sites() -> AsyncIterator[tuple[Site, Site]]:
     """A caller's cluster, and a handler's cluster with a worker."""
+    quiet = Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(TelemetryFilter("ERROR", "ERROR"))))
     async with AsyncExitStack() as stack:
         clusters = [Cluster("caller"), Cluster("handler")]
         for cluster in clusters:
@@ -33,7 +35,7 @@ async def two_sites() -> AsyncIterator[tuple[Site, Site]]:
         sites = []
         for cluster in clusters:
             await asyncio.to_thread(cluster.await_ready)
-            sites.append(Site(cluster, await Client.connect(cluster.address), Journal()))
+            sites.append(Site(cluster, await Client.connect(cluster.address, runtime=quiet), Journal()))
         await stack.enter_async_context(handler_worker(sites[1].client, HANDLER_QUEUE, sites[1].journal))
         yield sites[0], sites[1]
 

@@ -11,7 +11,7 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -87,6 +87,10 @@ class Operation:
     def latency(self, now: float) -> float:
         """Time until it ended; at least so long where it has not."""
         return (self.closed or now) - self.scheduled
+
+
+def successes(operations: Sequence[Operation]) -> int:
+    return sum(1 for operation in operations if operation.succeeded)
 
 
 class Calls(Steady):

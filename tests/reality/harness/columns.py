@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,8 +27,14 @@ class Attempts:
     outcomes: Mapping[str, float]
 
     @classmethod
-    def read(cls, cluster: Cluster, endpoint: str) -> Attempts:
-        return cls.of(cluster.metrics(), endpoint)
+    async def read(cls, cluster: Cluster, endpoint: str, succeeded: int) -> Attempts:
+        """Waits until the cluster's figures, which come late, show as many successes as are known of."""
+        for _ in range(100):
+            found = cls.of(await asyncio.to_thread(cluster.metrics), endpoint)
+            if found.succeeded >= succeeded:
+                return found
+            await asyncio.sleep(0.1)
+        raise RuntimeError(f"{succeeded} operations on {endpoint} succeeded, and the cluster shows {found}")
 
     @classmethod
     def of(cls, metrics: Metrics, endpoint: str) -> Attempts:
