@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import sys
 import traceback
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from temporalio.client import Client
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 
 from harness.cluster import Cluster
+from harness.gateway import binary
 from harness.http import Metrics
 from harness.processes import alive, end_on_signals, scratch_folder, stop_everything
 from harness.service import Journal, handler_worker
@@ -69,11 +72,20 @@ def failures_row(metrics: Metrics) -> dict[str, str]:
     return {"failures of the gateway's making": ", ".join(f"{n:.0f} {reason}" for reason, n in reasons) or "0"}
 
 
+def say_what_is_measured() -> None:
+    """Which gateway this is: a binary may be built anew between two runs that are to be compared."""
+    path = binary()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    built = datetime.fromtimestamp(path.stat().st_mtime).isoformat(" ", "seconds")
+    print(f"gateway {path}, built {built}, sha256 {digest}", flush=True)
+
+
 def script(main: Coroutine[Any, Any, None]) -> None:
     """Runs an experiment as a program. When it fails, it shows what the servers said; nothing is left running."""
 
     async def guarded() -> int:
         try:
+            say_what_is_measured()
             await main
             return 0
         except Exception:
