@@ -1,8 +1,9 @@
 """The handler's cluster becomes unreachable for seconds, again and again, while a caller's cluster keeps calling it.
 
 Between the cluster's HTTP port and everyone else stands a relay that takes it away: it resets connections, refuses new
-ones, or the server's process is stopped. The same outages hit both columns: calls through the gateway, and calls
-directly beside them, by the same caller's cluster at the same rate.
+ones, or the server's process is stopped. Both columns, calls through the gateway and direct ones at the same rate, get
+the same outages: one after the other on fresh clusters, unless --together. Together, the tasks that wait behind the
+breaker of the direct column slow the caller's cluster for the other one too: its p99 was 50 s instead of 5 s (observed).
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ async def main() -> None:
     parser.add_argument("--calm", type=float, default=20, help="seconds of calls after the last outage")
     parser.add_argument("--patience", type=float, default=120, help="seconds to wait for operations at the end")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
-    parser.add_argument("--apart", action="store_true", help="the same outages for each column in turn")
+    parser.add_argument("--together", action="store_true", help="both columns at once, on the same clusters")
     parser.add_argument("--plain", action="store_true", help="a gateway without policies")
     options = parser.parse_args()
     outages = draw(options.seed, options.outages, options.lasts, tuple(options.gaps))
@@ -170,7 +171,7 @@ async def main() -> None:
         flush=True,
     )
     columns: dict[str, Column] = {}
-    for ways in ((WITH,), (WITHOUT,)) if options.apart else ((WITH, WITHOUT),):
+    for ways in ((WITH, WITHOUT),) if options.together else ((WITH,), (WITHOUT,)):
         busy = Busy()
         async with two_sites() as (caller, handler):
             policies = "" if options.plain else POLICIES

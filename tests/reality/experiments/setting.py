@@ -76,8 +76,8 @@ def say_what_is_measured() -> None:
     """Which gateway this is: a binary may be built anew between two runs that are to be compared."""
     path = binary()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    built = datetime.fromtimestamp(path.stat().st_mtime).isoformat(" ", "seconds")
-    print(f"gateway {path}, built {built}, sha256 {digest}", flush=True)
+    dated = datetime.fromtimestamp(path.stat().st_mtime).isoformat(" ", "seconds")
+    print(f"gateway {path}, file of {dated}, sha256 {digest}", flush=True)
 
 
 def script(main: Coroutine[Any, Any, None]) -> None:
