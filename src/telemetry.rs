@@ -115,6 +115,12 @@ pub struct Scraped {
     pub concurrency_limit: IntGaugeVec,
     /// Requests that are on their way under a limit.
     pub concurrency_in_flight: IntGaugeVec,
+    /// Bytes of request bodies that the process holds.
+    pub held_bytes: IntGauge,
+    /// 1 while the store of global limits can be asked, 0 while it is away; no series without a store.
+    pub limit_store_up: IntGaugeVec,
+    /// Decisions of the store, by result.
+    pub limit_store_decisions: IntCounterVec,
     /// Addresses by upstream and state.
     pub upstream_addresses: IntGaugeVec,
     /// Endpoints by source.
@@ -318,6 +324,17 @@ impl Scraped {
                 "concurrency_in_flight",
                 "Requests on their way under a concurrency limit.",
                 &["endpoint", "service", "operation"],
+            ),
+            held_bytes: make.gauge("held_bytes", "Bytes of request bodies that the process holds."),
+            limit_store_up: make.gauges(
+                "limit_store_up",
+                "1 while the store of global rate limits can be asked, 0 while it is away.",
+                &[],
+            ),
+            limit_store_decisions: make.counters(
+                "limit_store_decisions_total",
+                "Decisions of the store of global rate limits, by result.",
+                &["result"],
             ),
             upstream_addresses: make.gauges(
                 "upstream_addresses",

@@ -10,7 +10,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("resolve", &["config", "gates", "registry", "resilience", "route", "telemetry"]),
     ("run", &["admin", "config", "gates", "gateway", "registry", "route", "server", "telemetry"]),
     ("config", &["admission", "gates", "nexus", "registry", "resilience", "route", "server", "telemetry", "upstream"]),
-    ("admin", &["gates", "registry", "resilience", "route", "server", "telemetry"]),
+    ("admin", &["gates", "registry", "resilience", "route", "server", "telemetry", "upstream"]),
     ("server", &["admission", "gates", "gateway", "telemetry"]),
     (
         "gateway",

@@ -1,7 +1,8 @@
-//! Breakers as an operator sees and steers them.
+//! Breakers and addresses as an operator sees and steers them.
 //!
 //! What changes something wants a POST with a header of its own, which no web page can make a browser send along.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -17,12 +18,16 @@ use super::Admin;
 use crate::gates::{Breaker, Key};
 use crate::resilience::BreakerSettings;
 use crate::resilience::breaker::Cause;
+use crate::upstream::ByHand;
 
 /// The header that a request must have to change something, with any value.
 const STEERING: &str = "nexus-gateway-admin";
 
 pub(super) fn routes() -> Router<Admin> {
-    Router::new().route("/breakers", get(list)).route("/breakers/{verb}", post(steer))
+    Router::new()
+        .route("/breakers", get(list))
+        .route("/breakers/{verb}", post(steer))
+        .route("/addresses/{verb}", post(steer_address))
 }
 
 /// All breakers: those of operations, and the state of each address.
@@ -100,7 +105,7 @@ async fn steer(
     headers: HeaderMap,
 ) -> Response {
     if !headers.contains_key(STEERING) {
-        return refuse(StatusCode::FORBIDDEN, "the header Nexus-Gateway-Admin is missing; it may have any value");
+        return without_header();
     }
     let change = match verb.as_str() {
         "trip" => Breaker::trip,
@@ -122,6 +127,41 @@ async fn steer(
         }
     }
     Json(found.iter().map(|(key, breaker)| describe(key, breaker, now)).collect::<Value>()).into_response()
+}
+
+/// Which address.
+#[derive(Deserialize)]
+struct WhichAddress {
+    upstream: Box<str>,
+    address: SocketAddr,
+}
+
+/// `down` takes an address out, `up` keeps it in, whatever happens; `auto` leaves it to what happens again.
+async fn steer_address(
+    State(admin): State<Admin>,
+    Path(verb): Path<String>,
+    Query(which): Query<WhichAddress>,
+    headers: HeaderMap,
+) -> Response {
+    if !headers.contains_key(STEERING) {
+        return without_header();
+    }
+    let hand = match verb.as_str() {
+        "down" => Some(ByHand::Down),
+        "up" => Some(ByHand::Up),
+        "auto" => None,
+        _ => return refuse(StatusCode::NOT_FOUND, "an address can be told to be down, up or auto"),
+    };
+    let table = admin.router.table();
+    let mut upstreams = table.upstreams().filter(|upstream| upstream.name() == &*which.upstream);
+    if !upstreams.any(|upstream| upstream.set_by_hand(which.address, hand)) {
+        return refuse(StatusCode::NOT_FOUND, "there is no such upstream, or it has no such address");
+    }
+    Json(json!({ "addresses": addresses(&admin, Instant::now()) })).into_response()
+}
+
+fn without_header() -> Response {
+    refuse(StatusCode::FORBIDDEN, "the header Nexus-Gateway-Admin is missing; it may have any value")
 }
 
 fn refuse(status: StatusCode, why: &str) -> Response {

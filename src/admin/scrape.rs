@@ -41,6 +41,7 @@ impl Admin {
         self.scrape_registry();
         self.scrape_breakers();
         self.scrape_concurrency();
+        self.scrape_store();
     }
 
     fn scrape_breakers(&self) {
@@ -64,6 +65,19 @@ impl Admin {
             let status = limit.status();
             scraped.concurrency_limit.with_label_values(&key.labels()).add(gauge(status.limit));
             scraped.concurrency_in_flight.with_label_values(&key.labels()).add(gauge(status.in_flight));
+        }
+    }
+
+    fn scrape_store(&self) {
+        let scraped = &self.telemetry.scraped;
+        scraped.held_bytes.set(gauge(self.gates.bytes.held()));
+        scraped.limit_store_up.reset();
+        scraped.limit_store_decisions.reset();
+        if let Some(store) = self.gates.shared() {
+            let status = store.status();
+            scraped.limit_store_up.with_label_values::<&str>(&[]).set(i64::from(status.up));
+            add(&scraped.limit_store_decisions, &["ok"], status.decisions);
+            add(&scraped.limit_store_decisions, &["error"], status.errors);
         }
     }
 

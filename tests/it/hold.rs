@@ -63,3 +63,21 @@ async fn a_request_with_less_than_the_floor_is_not_held() {
     UNREACHABLE.assert_is(&gateway.call(&start("pay").header("Request-Timeout", "2s")).await, "little time");
     gateway.counts("nexus_gateway_wait_seconds_count", &WAITING, 0.0).await;
 }
+
+#[tokio::test]
+async fn an_address_is_taken_out_by_hand_and_given_back() {
+    let handler = Handler::answering(ok());
+    let gateway = Gateway::before(&handler).await;
+    assert_eq!(gateway.call(&start("pay")).await.status(), 200);
+    let steer = |verb: &str| {
+        let (upstream, address) = (handler.address, handler.address);
+        to(format!("/addresses/{verb}?upstream={upstream}&address={address}")).header("Nexus-Gateway-Admin", "true")
+    };
+    assert_eq!(gateway.ask_admin(&steer("down")).await.status(), 200);
+    gateway.counts("nexus_gateway_upstream_addresses", &[("state", "down")], 1.0).await;
+    let mut held = gateway.connect().await;
+    held.send(start("pay").bytes()).await;
+    gateway.counts("nexus_gateway_waiting", &WAITING, 1.0).await;
+    assert_eq!(gateway.ask_admin(&steer("auto")).await.status(), 200);
+    assert_eq!(held.answer().await.status(), 200);
+}

@@ -118,12 +118,14 @@ async fn a_lost_cancel_is_sent_again() {
 #[tokio::test]
 async fn an_answer_that_has_begun_is_never_tried_again() {
     let begun = "HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n".to_owned() + &"x".repeat(100_000);
-    let handler = Handler::acting(vec![begun.into(), Act::Close]);
+    let gate = Gate::new();
+    let handler = Handler::acting(vec![begun.into(), Act::Wait(gate.clone()), Act::Close]);
     let on = RetryOn { reset: true, unavailable: true, internal: true, ..RetryOn::NOTHING };
     let gateway = Gateway::start(retrying(&handler, RetrySettings { on, ..RetrySettings::default() })).await;
     let mut caller = gateway.connect().await;
     caller.send(start("pay").bytes()).await;
     let head = caller.head().await;
+    gate.open();
     assert!(!caller.rest(head).await.complete);
     gateway.counts("nexus_gateway_failures_total", &[("reason", "upstream_reset")], 1.0).await;
     assert_eq!(handler.requests().len(), 1);
