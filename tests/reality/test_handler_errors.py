@@ -11,7 +11,9 @@ import asyncio
 import pytest
 
 from harness.caller import Outcome, Plan, begin, pending
+from harness.http import Answer
 from harness.service import Trouble
+from harness.traffic import start
 from harness.world import Lane
 
 FOR_GOOD = ["BAD_REQUEST", "UNAUTHENTICATED", "UNAUTHORIZED", "NOT_FOUND", "NOT_IMPLEMENTED"]
@@ -36,6 +38,17 @@ async def test_errors_that_are_not_retryable_end_the_operation_at_the_first_try(
 async def test_errors_that_are_retryable_are_tried_again(lane: Lane) -> None:
     for type, outcome in zip(RETRIED, await all_of(lane, [Trouble(type) for type in RETRIED]), strict=True):
         assert outcome.result == 2, f"{type}: {outcome}"
+
+
+async def test_a_handler_that_is_unavailable_for_a_moment_is_asked_again_before_the_caller_is_told(newest: Lane) -> None:
+    target = newest.pair.target
+
+    def both() -> list[Answer]:
+        urls = newest.gateway.target_url(target.name), newest.handler.cluster.direct_url(target)
+        return [start(url, "handler_error", Trouble("UNAVAILABLE").__dict__) for url in urls]
+
+    via, direct = await asyncio.to_thread(both)
+    assert (via.status, via.json(), direct.status) == (200, 2, 503)
 
 
 async def test_a_conflict_ends_the_operation_where_both_servers_know_the_type(lane: Lane) -> None:

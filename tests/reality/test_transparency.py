@@ -97,7 +97,8 @@ REQUESTS: dict[str, tuple[str, Any]] = {
     "a failed operation": ("operation_error", "failed"),
     "a canceled operation": ("operation_error", "canceled"),
     "a handler error": ("handler_error", Trouble("NOT_FOUND", 99).__dict__),
-    "a retryable handler error": ("handler_error", Trouble("UNAVAILABLE", 99).__dict__),
+    # Not UNAVAILABLE, which the gateway itself tries once more.
+    "a retryable handler error": ("handler_error", Trouble("INTERNAL", 99).__dict__),
     "an error whose retryability was turned around": ("handler_error", Trouble("INTERNAL", 99, False).__dict__),
     "an unknown operation": ("no_such_operation", None),
     "an input that does not fit": ("job", [1, 2]),
