@@ -30,22 +30,20 @@ impl Judgement {
     /// little must not make a target look bad.
     pub(super) fn of(attempt: &Shaped, had_time: bool) -> Self {
         match attempt {
-            Ok((_, Outcome::HandlerError(answered))) if answered.retryable => Self::of_error(*answered),
+            Ok((_, Outcome::HandlerError(answered))) if answered.retryable => Self::of_error(*answered, had_time),
             Ok(_) => Self::success(),
             Err(failure) => Self::of_failure(failure.reason, had_time),
         }
     }
 
-    fn of_error(answered: Answered) -> Self {
+    fn of_error(answered: Answered, had_time: bool) -> Self {
         match answered.kind {
             Some(ErrorType::ResourceExhausted) => {
                 Self { verdict: None, loss: Some(Loss::ResourceExhausted), strained: true }
             }
             Some(ErrorType::Unavailable) => Self::failure(Cause::Handler, Loss::Unavailable),
-            Some(ErrorType::UpstreamTimeout) if !answered.from_worker => Self::failure(Cause::NoWorker, Loss::Timeout),
-            Some(ErrorType::UpstreamTimeout | ErrorType::RequestTimeout) => {
-                Self::failure(Cause::Timeout, Loss::Timeout)
-            }
+            Some(ErrorType::UpstreamTimeout) if !answered.from_worker => Self::timeout(Cause::NoWorker, had_time),
+            Some(ErrorType::UpstreamTimeout | ErrorType::RequestTimeout) => Self::timeout(Cause::Timeout, had_time),
             _ => Self { strained: false, ..Self::failure(Cause::Handler, Loss::Internal) },
         }
     }
@@ -57,12 +55,10 @@ impl Judgement {
             Reason::UpstreamBadGateway | Reason::UpstreamNotNexus => {
                 Self::failure(Cause::Infrastructure, Loss::Unavailable)
             }
-            Reason::UpstreamGatewayTimeout => Self::failure(Cause::Timeout, Loss::Timeout),
+            Reason::UpstreamGatewayTimeout => Self::timeout(Cause::Timeout, had_time),
             Reason::UpstreamStatus | Reason::UpstreamMalformed => Self::failure(Cause::Infrastructure, Loss::Internal),
             // The deadline is over: there is no time for another attempt.
-            Reason::UpstreamTimeout => {
-                Self { verdict: had_time.then_some(Verdict::Failure(Cause::Timeout)), loss: None, strained: had_time }
-            }
+            Reason::UpstreamTimeout => Self { loss: None, ..Self::timeout(Cause::Timeout, had_time) },
             Reason::UpstreamTooLarge => Self::success(),
             _ => Self { verdict: None, loss: None, strained: false },
         }
@@ -70,6 +66,12 @@ impl Judgement {
 
     fn success() -> Self {
         Self { verdict: Some(Verdict::Success), loss: None, strained: false }
+    }
+
+    /// The time was over for whoever should have answered.
+    fn timeout(cause: Cause, had_time: bool) -> Self {
+        let loss = Some(Loss::Timeout);
+        if had_time { Self::failure(cause, Loss::Timeout) } else { Self { verdict: None, loss, strained: false } }
     }
 
     fn failure(cause: Cause, loss: Loss) -> Self {

@@ -188,3 +188,14 @@ async fn a_reload_keeps_an_open_breaker_and_a_changed_one_starts_afresh() {
     gateway.running.apply(breaking(&handler, changed)).await.expect("it can be applied");
     assert_passed(&internal(), &gateway.call(&start("pay")).await);
 }
+
+#[tokio::test]
+async fn a_caller_that_gives_too_little_time_opens_nothing() {
+    // A frontend that is left with less than it needs answers this of a healthy worker.
+    let answer = handler_error("520 Upstream Timeout", "UPSTREAM_TIMEOUT", None, &[]);
+    let handler = Handler::answering(answer.clone());
+    let gateway = Gateway::start(breaking(&handler, three_strikes())).await;
+    for _ in 0..5 {
+        assert_passed(&answer, &gateway.call(&start("pay").header("Request-Timeout", "1800ms")).await);
+    }
+}
