@@ -61,6 +61,13 @@ struct Leave {
     permit: Option<Permit>,
 }
 
+impl Leave {
+    /// Nothing is sent after its deadline. A process that was stopped for a while wakes up with many such requests.
+    fn in_time(self, now: Instant, deadline: &Deadline) -> Result<Self, Failure> {
+        if now < deadline.at() { Ok(self) } else { Err(late(deadline, false)) }
+    }
+}
+
 /// Whether another attempt is made.
 enum Next {
     Again,
@@ -73,12 +80,18 @@ impl Gateway {
         if let Some(budget) = &journey.governed.budget {
             budget.request(visit.record.started());
         }
+        let mut answered = None;
         for made in 1.. {
-            let Leave { pass, permit } = match journey.leave_at_once(visit.caller.ip(), visit.record.started()) {
-                Some(leave) => leave,
-                None => Box::pin(self.leave(visit, &journey)).await?,
+            let leave = match journey.leave_at_once(visit.caller.ip(), visit.record.started()) {
+                Some(leave) => Ok(leave),
+                None => Box::pin(self.leave(visit, &journey)).await,
             };
             let began = Instant::now();
+            let Leave { pass, permit } = match leave.and_then(|leave| leave.in_time(began, &journey.deadline)) {
+                Ok(leave) => leave,
+                // What the handler said says more than why it is not asked again.
+                Err(refused) => return answered.map_or(Err(refused), |answered: Box<Shaped>| *answered),
+            };
             let attempt = self.attempt(visit, &journey, &mut request, began).await;
             let judgement = Judgement::of(&attempt, journey.deadline.at() - began >= FLOOR);
             self.learn(&journey, judgement, began, pass, permit.as_ref());
@@ -90,6 +103,7 @@ impl Gateway {
             if matches!(Box::pin(self.next(visit, &journey, loss, made)).await, Next::Enough) {
                 return attempt;
             }
+            answered = attempt.is_ok().then(|| Box::new(attempt));
         }
         unreachable!("attempts are counted from 1 and never end by themselves")
     }

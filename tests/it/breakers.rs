@@ -199,3 +199,15 @@ async fn a_caller_that_gives_too_little_time_opens_nothing() {
         assert_passed(&answer, &gateway.call(&start("pay").header("Request-Timeout", "1800ms")).await);
     }
 }
+
+#[tokio::test]
+async fn an_answer_that_opened_the_breaker_passes_where_no_other_attempt_may_go() {
+    let answer = handler_error("503 Service Unavailable", "UNAVAILABLE", None, &[]);
+    let handler = Handler::answering(answer.clone());
+    let settings = BreakerSettings { consecutive: Some(1), ..three_strikes() };
+    let rule = PolicyRule { breaker: Some(Toggle::On(settings)), ..PolicyRule::default() };
+    let gateway = Gateway::start(under(leading_to(&handler), rule)).await;
+    assert_passed(&answer, &gateway.call(&start("pay")).await);
+    OPEN.assert_by(RULE, &gateway.call(&start("pay")).await);
+    assert_eq!(handler.requests().len(), 1);
+}
