@@ -106,8 +106,8 @@ impl Gates {
         let before = self.store.load();
         if before.as_ref().map(|store| &store.settings) != store {
             self.store.store(store.and_then(|settings| self.open_store(settings)));
-            // Global limits hold on to the store that they were made with.
-            self.rate_limits.clear();
+            // Global limits hold on to the store that they were made with. Operations get theirs anew with a new plan.
+            self.rate_limits.forget(|key| key.settings.scope == Scope::Global);
         }
     }
 

@@ -117,11 +117,14 @@ async fn steer(
     if found.is_empty() {
         return refuse(
             StatusCode::NOT_FOUND,
-            "there is no such breaker; one comes with the first request to an operation whose policy has one",
+            "there is no such breaker; one comes with the first request to an operation whose policy has one, \
+            and again after the configuration or the endpoint changed",
         );
     }
     let now = Instant::now();
     for (key, breaker) in &found {
+        // What was said by hand holds until it is taken back, whether requests come or not.
+        admin.gates.breakers.pin(key, verb != "reset");
         if let Some(transition) = change(breaker, now) {
             admin.telemetry.breaker_changed(key.labels(), &transition);
         }

@@ -1,13 +1,15 @@
 //! One gate for each of what a rule counts apart: an endpoint, an operation, a caller.
 //!
-//! Callers choose services and operations, and there may be any number of callers, so what is kept is bounded by
-//! number and idle time. A gate is known by its settings and by what it is for, not by its place in the file: a reload
-//! that leaves both as they were leaves its state as it was.
+//! A gate is known by its settings and by what it is for, not by its place in the file: a reload that leaves both as they
+//! were leaves its state as it was. While an operation has it, it stays, however long no request comes, and there is no
+//! second one of its key. Callers choose services and operations, and there may be any number of callers, so what
+//! nobody has any more is bounded by number and idle time.
 
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -16,15 +18,18 @@ use tokio::time::Instant;
 
 use crate::resilience::Per;
 
-/// Gates that are kept, per kind.
+/// Gates that are kept though no operation has them, per kind.
 const MAX_GATES: u64 = 100_000;
-/// A gate that no request has asked for in so long is forgotten. Longer than any breaker stays open.
+/// A gate that no operation has had for so long is forgotten, and so is one of a caller that no request asked for.
 const MAX_IDLE: Duration = Duration::from_secs(3600);
 
-/// Callers whose gates are found at once.
+/// Callers whose gates an operation finds at once.
 const MAX_RECENT: usize = 8;
 /// How long, until all are looked up again, so that those in use do not count as idle.
 const RECENT_FOR: Duration = Duration::from_secs(60);
+
+/// Seeded at random; bounded as the maps are, a faster hash than the standard one will do.
+type Hasher = foldhash::quality::RandomState;
 
 /// What a gate is for, besides the caller.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -67,36 +72,44 @@ impl<S: std::fmt::Debug> Key<S> {
     }
 }
 
-type Make<S, L> = dyn Fn(&Key<S>, Option<IpAddr>) -> L + Send + Sync;
+/// What tells gates of a kind apart.
+pub trait Settings: Clone + Eq + Hash + Send + Sync + 'static {}
 
-/// Seeded at random; bounded as the maps are, a faster hash than the standard one will do.
-type Hasher = foldhash::quality::RandomState;
-
-/// Gates of single callers, by their family's number.
-type Members<L> = Cache<(u64, IpAddr), Arc<L>, Hasher>;
+impl<S: Clone + Eq + Hash + Send + Sync + 'static> Settings for S {}
 
 /// All gates of a kind.
-pub struct Keyed<S, L> {
-    families: Cache<Key<S>, Handle<S, L>, Hasher>,
-    members: Members<L>,
+pub struct Keyed<S: Settings, L: Send + Sync + 'static>(Arc<Kept<S, L>>);
+
+struct Kept<S: Settings, L: Send + Sync + 'static> {
+    lent: Mutex<HashMap<Arc<Key<S>>, Lent<L>>>,
+    idle: Cache<Arc<Key<S>>, Gate<L>>,
+    /// Gates of single callers, by their gate's number.
+    members: Cache<(u64, IpAddr), Arc<L>, Hasher>,
     next: AtomicU64,
-    make: Arc<Make<S, L>>,
+    make: Box<Make<S, L>>,
+}
+
+type Make<S, L> = dyn Fn(&Key<S>, Option<IpAddr>) -> L + Send + Sync;
+
+/// The gate of a key.
+struct Gate<L> {
+    number: u64,
+    /// None where each caller has its own.
+    shared: Option<Arc<L>>,
+}
+
+/// A gate that somebody has.
+struct Lent<L> {
+    gate: Gate<L>,
+    handles: usize,
+    pinned: bool,
 }
 
 /// Finds the gate of a request; kept with its operation.
-pub enum Handle<S, L> {
-    /// All callers share it.
-    Shared(Arc<L>),
-    /// Each caller has its own.
-    EachCaller(Arc<Family<S, L>>),
-}
-
-/// The gates of all callers of one key.
-pub struct Family<S, L> {
-    id: u64,
-    key: Key<S>,
-    members: Members<L>,
-    make: Arc<Make<S, L>>,
+pub struct Handle<S: Settings, L: Send + Sync + 'static> {
+    key: Arc<Key<S>>,
+    gate: Gate<L>,
+    kept: Arc<Kept<S, L>>,
     recent: ArcSwap<Recent<L>>,
 }
 
@@ -106,89 +119,106 @@ struct Recent<L> {
     gates: Vec<(IpAddr, Arc<L>)>,
 }
 
-impl<S, L> Clone for Handle<S, L> {
+impl<L> Clone for Gate<L> {
     fn clone(&self) -> Self {
-        match self {
-            Self::Shared(gate) => Self::Shared(Arc::clone(gate)),
-            Self::EachCaller(family) => Self::EachCaller(Arc::clone(family)),
-        }
+        Self { number: self.number, shared: self.shared.clone() }
     }
 }
 
-impl<S, L> Keyed<S, L>
-where
-    S: Clone + Eq + Hash + Send + Sync + 'static,
-    L: Send + Sync + 'static,
-{
+impl<S: Settings, L: Send + Sync + 'static> Keyed<S, L> {
     /// Gates that `make` makes.
     pub fn new(make: impl Fn(&Key<S>, Option<IpAddr>) -> L + Send + Sync + 'static) -> Self {
-        Self {
-            families: Cache::builder()
-                .max_capacity(MAX_GATES)
-                .time_to_idle(MAX_IDLE)
-                .build_with_hasher(Hasher::default()),
+        Self(Arc::new(Kept {
+            lent: Mutex::default(),
+            idle: Cache::builder().max_capacity(MAX_GATES).time_to_idle(MAX_IDLE).build(),
             members: Cache::builder()
                 .max_capacity(MAX_GATES)
                 .time_to_idle(MAX_IDLE)
                 .build_with_hasher(Hasher::default()),
             next: AtomicU64::new(0),
-            make: Arc::new(make),
-        }
+            make: Box::new(make),
+        }))
     }
 
     /// The gate, or the gates of each caller, for `key`.
-    pub fn handle(&self, key: &Key<S>, each_caller: bool) -> Handle<S, L> {
-        self.families.get_with_by_ref(key, || {
-            if each_caller {
-                let id = self.next.fetch_add(1, Ordering::Relaxed);
-                let (members, make) = (self.members.clone(), Arc::clone(&self.make));
-                let recent = ArcSwap::from_pointee(Recent { since: Instant::now(), gates: Vec::new() });
-                Handle::EachCaller(Arc::new(Family { id, key: key.clone(), members, make, recent }))
-            } else {
-                Handle::Shared(Arc::new((self.make)(key, None)))
-            }
-        })
+    pub fn handle(&self, key: Key<S>, each_caller: bool) -> Handle<S, L> {
+        let kept = &self.0;
+        let key = Arc::new(key);
+        let mut all = kept.lent();
+        let lent = all.entry(Arc::clone(&key)).or_insert_with(|| {
+            let gate = kept.idle.remove(&key).unwrap_or_else(|| kept.new_gate(&key, each_caller));
+            Lent { gate, handles: 0, pinned: false }
+        });
+        lent.handles += 1;
+        let recent = ArcSwap::from_pointee(Recent { since: Instant::now(), gates: Vec::new() });
+        Handle { key, gate: lent.gate.clone(), kept: Arc::clone(kept), recent }
     }
 
-    /// Every gate that callers share, with what it is for.
+    /// Every gate that callers share and that some operation has or that is pinned, with what it is for.
     pub fn shared(&self) -> Vec<(Arc<Key<S>>, Arc<L>)> {
-        let shared = |(key, handle)| match handle {
-            Handle::Shared(gate) => Some((key, gate)),
-            Handle::EachCaller(_) => None,
-        };
-        self.families.iter().filter_map(shared).collect()
+        let all = self.0.lent();
+        all.iter().filter_map(|(key, lent)| Some((Arc::clone(key), lent.gate.shared.clone()?))).collect()
     }
 
-    /// Forgets all of them: requests that come now find fresh ones.
-    pub fn clear(&self) {
-        self.families.invalidate_all();
-        self.members.invalidate_all();
+    /// Keeps a gate, also when no operation has it, or lets it go again.
+    pub fn pin(&self, key: &Key<S>, pinned: bool) {
+        let mut all = self.0.lent();
+        if let Some(lent) = all.get_mut(key) {
+            lent.pinned = pinned;
+            self.0.let_go(&mut all, key);
+        }
     }
-}
 
-impl<S, L> Handle<S, L>
-where
-    L: Send + Sync + 'static,
-{
-    /// The gate for this caller's request that came at `now`.
-    pub fn of(&self, caller: IpAddr, now: Instant) -> Arc<L> {
-        match self {
-            Self::Shared(gate) => Arc::clone(gate),
-            Self::EachCaller(family) => family.of(caller, now),
+    /// Forgets those that are `unwanted`: who asks from now on finds fresh ones.
+    pub fn forget(&self, unwanted: impl Fn(&Key<S>) -> bool) {
+        self.0.lent().retain(|key, _| !unwanted(key));
+        for (key, _) in &self.0.idle {
+            if unwanted(&key) {
+                self.0.idle.invalidate(&*key);
+            }
         }
     }
 }
 
-impl<S, L: Send + Sync + 'static> Family<S, L> {
-    fn of(&self, caller: IpAddr, now: Instant) -> Arc<L> {
+impl<S: Settings, L: Send + Sync + 'static> Kept<S, L> {
+    fn new_gate(&self, key: &Key<S>, each_caller: bool) -> Gate<L> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        Gate { number, shared: (!each_caller).then(|| Arc::new((self.make)(key, None))) }
+    }
+
+    /// Puts a gate that nobody has any more among the idle ones.
+    fn let_go(&self, all: &mut HashMap<Arc<Key<S>>, Lent<L>>, key: &Key<S>) {
+        if all.get(key).is_some_and(|lent| lent.handles == 0 && !lent.pinned)
+            && let Some((key, lent)) = all.remove_entry(key)
+        {
+            self.idle.insert(key, lent.gate);
+        }
+    }
+
+    fn lent(&self) -> MutexGuard<'_, HashMap<Arc<Key<S>>, Lent<L>>> {
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: Settings, L: Send + Sync + 'static> Handle<S, L> {
+    /// The gate for this caller's request that came at `now`.
+    pub fn of(&self, caller: IpAddr, now: Instant) -> Arc<L> {
+        match &self.gate.shared {
+            Some(gate) => Arc::clone(gate),
+            None => self.of_caller(caller, now),
+        }
+    }
+
+    fn of_caller(&self, caller: IpAddr, now: Instant) -> Arc<L> {
         let recent = self.recent.load();
         let is_fresh = now.saturating_duration_since(recent.since) < RECENT_FOR;
         if is_fresh && let Some((_, gate)) = recent.gates.iter().find(|(of, _)| *of == caller) {
             return Arc::clone(gate);
         }
-        let gate = self.members.get_with((self.id, caller), || Arc::new((self.make)(&self.key, Some(caller))));
-        self.remember(&recent, is_fresh, caller, &gate, now);
-        gate
+        let Self { key, gate, kept, .. } = self;
+        let found = kept.members.get_with((gate.number, caller), || Arc::new((kept.make)(key, Some(caller))));
+        self.remember(&recent, is_fresh, caller, &found, now);
+        found
     }
 
     /// Two at the same time lose nothing but a little work.
@@ -200,9 +230,22 @@ impl<S, L: Send + Sync + 'static> Family<S, L> {
     }
 }
 
+impl<S: Settings, L: Send + Sync + 'static> Drop for Handle<S, L> {
+    fn drop(&mut self) {
+        let mut all = self.kept.lent();
+        // Another number: this one was forgotten.
+        if let Some(lent) = all.get_mut(&*self.key).filter(|lent| lent.gate.number == self.gate.number) {
+            lent.handles -= 1;
+            self.kept.let_go(&mut all, &self.key);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const CALLER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     fn key(operation: &str, per: Per) -> Key<u32> {
         Key::new(7, &"endpoint=pay".into(), per, ["pay", "Svc", operation])
@@ -212,8 +255,7 @@ mod tests {
     fn what_is_counted_together_shares_a_gate() {
         let gates = Keyed::new(|_: &Key<u32>, _| ());
         let per_endpoint = Per { endpoint: true, ..Per::default() };
-        let gate =
-            |operation, per| gates.handle(&key(operation, per), false).of(IpAddr::from([127, 0, 0, 1]), Instant::now());
+        let gate = |operation, per| gates.handle(key(operation, per), false).of(CALLER, Instant::now());
         assert!(Arc::ptr_eq(&gate("a", per_endpoint), &gate("b", per_endpoint)));
         assert!(!Arc::ptr_eq(&gate("a", Per::OPERATION), &gate("b", Per::OPERATION)));
         assert!(Arc::ptr_eq(&gate("a", Per::OPERATION), &gate("a", Per::OPERATION)));
@@ -222,18 +264,18 @@ mod tests {
     #[test]
     fn each_caller_has_its_own_where_the_rule_says_so() {
         let gates = Keyed::new(|_: &Key<u32>, caller| caller);
-        let handle = gates.handle(&key("a", Per::OPERATION), true);
-        let now = Instant::now();
+        let handle = gates.handle(key("a", Per::OPERATION), true);
         let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let now = Instant::now();
         assert_eq!((*handle.of(one, now), *handle.of(other, now)), (Some(one), Some(other)));
-        assert!(Arc::ptr_eq(&handle.of(one, now), &gates.handle(&key("a", Per::OPERATION), true).of(one, now)));
+        assert!(Arc::ptr_eq(&handle.of(one, now), &gates.handle(key("a", Per::OPERATION), true).of(one, now)));
         assert!(gates.shared().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_caller_keeps_its_gate_among_many_and_over_time() {
         let gates = Keyed::new(|_: &Key<u32>, _| ());
-        let handle = gates.handle(&key("a", Per::OPERATION), true);
+        let handle = gates.handle(key("a", Per::OPERATION), true);
         let first = handle.of(IpAddr::from([10, 0, 0, 0]), Instant::now());
         for host in 0..100 {
             handle.of(IpAddr::from([10, 0, 0, host]), Instant::now());
@@ -247,7 +289,52 @@ mod tests {
     fn other_settings_are_another_gate() {
         let gates = Keyed::new(|_: &Key<u32>, _| ());
         let changed = Key { settings: 8, ..key("a", Per::OPERATION) };
-        let of = |key: &Key<u32>| gates.handle(key, false).of(IpAddr::from([127, 0, 0, 1]), Instant::now());
-        assert!(!Arc::ptr_eq(&of(&key("a", Per::OPERATION)), &of(&changed)));
+        let of = |key: Key<u32>| gates.handle(key, false).of(CALLER, Instant::now());
+        assert!(!Arc::ptr_eq(&of(key("a", Per::OPERATION)), &of(changed)));
+    }
+
+    #[test]
+    fn a_gate_that_somebody_has_stays_and_is_seen_and_one_that_nobody_has_is_only_kept() {
+        let gates = Keyed::new(|_: &Key<u32>, _| ());
+        let handle = gates.handle(key("a", Per::OPERATION), false);
+        let gate = handle.of(CALLER, Instant::now());
+        // As after an hour without a look at it.
+        gates.0.idle.invalidate(&key("a", Per::OPERATION));
+        assert!(Arc::ptr_eq(&gate, &gates.handle(key("a", Per::OPERATION), false).of(CALLER, Instant::now())));
+        assert_eq!(gates.shared().len(), 1);
+        drop(handle);
+        assert!(gates.shared().is_empty());
+        assert!(Arc::ptr_eq(&gate, &gates.handle(key("a", Per::OPERATION), false).of(CALLER, Instant::now())));
+        gates.0.idle.invalidate(&key("a", Per::OPERATION));
+        assert!(!Arc::ptr_eq(&gate, &gates.handle(key("a", Per::OPERATION), false).of(CALLER, Instant::now())));
+    }
+
+    #[test]
+    fn a_pinned_gate_stays_though_nobody_has_it() {
+        let gates = Keyed::new(|_: &Key<u32>, _| ());
+        let gate = gates.handle(key("a", Per::OPERATION), false).of(CALLER, Instant::now());
+        let handle = gates.handle(key("a", Per::OPERATION), false);
+        gates.pin(&key("a", Per::OPERATION), true);
+        drop(handle);
+        gates.0.idle.invalidate(&key("a", Per::OPERATION));
+        assert!(Arc::ptr_eq(&gates.shared()[0].1, &gate));
+        gates.pin(&key("a", Per::OPERATION), false);
+        assert!(gates.shared().is_empty());
+    }
+
+    #[test]
+    fn what_was_forgotten_comes_back_afresh_and_not_by_who_still_has_it() {
+        let gates = Keyed::new(|_: &Key<u32>, _| ());
+        let of = |operation| gates.handle(key(operation, Per::OPERATION), false);
+        let (lent, other, idle) = (of("a"), of("b"), of("c").of(CALLER, Instant::now()));
+        gates.forget(|key| key.operation.as_deref() != Some("b"));
+        let fresh = of("a");
+        assert!(
+            !Arc::ptr_eq(&lent.of(CALLER, Instant::now()), &fresh.of(CALLER, Instant::now()))
+                && !Arc::ptr_eq(&idle, &of("c").of(CALLER, Instant::now()))
+        );
+        assert!(Arc::ptr_eq(&other.of(CALLER, Instant::now()), &of("b").of(CALLER, Instant::now())));
+        drop(lent);
+        assert!(Arc::ptr_eq(&fresh.of(CALLER, Instant::now()), &of("a").of(CALLER, Instant::now())));
     }
 }

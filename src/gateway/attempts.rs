@@ -78,7 +78,7 @@ impl Gateway {
     /// Makes attempts until one is the caller's answer. Its permit stays with the visit.
     pub(super) async fn attempts(&self, visit: &mut Visit<'_>, journey: Journey<'_>, mut request: Outgoing) -> Shaped {
         if let Some(budget) = &journey.governed.budget {
-            budget.request(visit.record.started());
+            budget.gate(visit.caller.ip(), visit.record.started()).request(visit.record.started());
         }
         let mut answered = None;
         for made in 1.. {
@@ -239,7 +239,12 @@ impl Gateway {
             self.telemetry.count_withheld(endpoint.name(), Withheld::Deadline);
             return Next::Enough;
         }
-        if !held && governed.budget.as_ref().is_some_and(|budget| !budget.take(Instant::now())) {
+        let budget = governed
+            .budget
+            .as_ref()
+            .filter(|_| !held)
+            .map(|budget| budget.gate(visit.caller.ip(), visit.record.started()));
+        if budget.is_some_and(|budget| !budget.take(Instant::now())) {
             self.telemetry.count_withheld(endpoint.name(), Withheld::Budget);
             return Next::Enough;
         }

@@ -1,13 +1,12 @@
 //! What holds for an operation's requests, with the gates that see to it.
 
-use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
 use super::policy::{Policy, Ruled};
-use crate::gates::keyed::Handle;
+use crate::gates::keyed::{Handle, Settings};
 use crate::gates::{Breaker, Budget, Concurrency, Gates, Key, Keyed, RateLimit};
 use crate::resilience::{BreakerSettings, ConcurrencySettings, Per, RateLimitSettings};
 
@@ -22,17 +21,17 @@ pub struct Governed {
     /// The breaker.
     pub breaker: Option<Gated<BreakerSettings, Breaker>>,
     /// The endpoint's retry budget.
-    pub budget: Option<Arc<Budget>>,
+    pub budget: Option<Gated<u32, Budget>>,
 }
 
 /// The gate of a rule.
-pub struct Gated<S, L> {
+pub struct Gated<S: Settings, L: Send + Sync + 'static> {
     /// The rule's name, such as `policies[2].breaker`.
     pub rule: Arc<str>,
     handle: Handle<S, L>,
 }
 
-impl<S, L: Send + Sync + 'static> Gated<S, L> {
+impl<S: Settings, L: Send + Sync + 'static> Gated<S, L> {
     /// The gate for a caller's request that came at `now`.
     pub fn gate(&self, caller: IpAddr, now: Instant) -> Arc<L> {
         self.handle.of(caller, now)
@@ -53,25 +52,22 @@ impl Governed {
     }
 }
 
-fn gated<S, L>(
+fn gated<S: Settings, L: Send + Sync + 'static>(
     gates: &Keyed<S, L>,
     ruled: Option<&Arc<Ruled<S>>>,
     per: impl Fn(&S) -> Per,
     names: [&str; 3],
-) -> Option<Gated<S, L>>
-where
-    S: Clone + Eq + Hash + Send + Sync + 'static,
-    L: Send + Sync + 'static,
-{
+) -> Option<Gated<S, L>> {
     let ruled = ruled?;
     let per = per(&ruled.settings);
     let selector = format!("{:?}", ruled.selector).into();
     let key = Key::new(ruled.settings.clone(), &selector, per, names);
-    Some(Gated { rule: Arc::clone(&ruled.name), handle: gates.handle(&key, per.caller) })
+    Some(Gated { rule: Arc::clone(&ruled.name), handle: gates.handle(key, per.caller) })
 }
 
-fn budget(gates: &Gates, percent: u32, names: [&str; 3]) -> Arc<Budget> {
+/// All requests to an endpoint that have the same share have one budget.
+fn budget(gates: &Gates, percent: u32, names: [&str; 3]) -> Gated<u32, Budget> {
     let per = Per { endpoint: true, ..Per::default() };
     let key = Key::new(percent, &"".into(), per, names);
-    gates.budgets.handle(&key, false).of(IpAddr::from([0, 0, 0, 0]), Instant::now())
+    Gated { rule: "retry.budget".into(), handle: gates.budgets.handle(key, false) }
 }
