@@ -39,7 +39,8 @@ pub async fn resolve(settings: Settings, name: &str, question: Question<'_>) -> 
     let router = Arc::new(Router::new(Telemetry::new(), Gates::new(&settings.server.process), 1));
     let publish_to = Arc::clone(&router);
     let registry = Registry::new(move |snapshot| publish_to.apply(snapshot), None);
-    router.configure(Plan::new(&settings.clusters, settings.policies.clone(), settings.upstream.clone()));
+    let (policies, upstream) = (settings.policies.clone(), settings.upstream.clone());
+    router.configure(Plan::new(&settings.clusters, policies, upstream, settings.redis.clone()));
     registry.configure(&settings.clusters, settings.endpoints);
 
     // Also where the configuration has the name: a cluster may have it, too.

@@ -15,6 +15,7 @@ use crate::gates::Gates;
 use crate::nexus::BaseUrl;
 use crate::nexus::path::decode;
 use crate::registry::{ClusterSettings, Conflict, Entry, Snapshot, Target};
+use crate::resilience::rate_limit::StoreSettings;
 use crate::telemetry::{EndpointMetrics, OperationMetrics, Telemetry};
 use crate::upstream::{Connect, Probe, Tcp, Upstream, UpstreamSettings};
 
@@ -39,13 +40,20 @@ pub struct Plan {
     pub clusters: HashMap<Arc<str>, Vec<BaseUrl>>,
     /// How connections are made and kept.
     pub upstream: UpstreamSettings,
+    /// The store of global limits: another one makes them others, and with them what was found for operations.
+    pub store: Option<StoreSettings>,
 }
 
 impl Plan {
     /// Routing to these clusters, under these rules.
-    pub fn new(clusters: &[ClusterSettings], rules: Vec<PolicyRule>, upstream: UpstreamSettings) -> Self {
+    pub fn new(
+        clusters: &[ClusterSettings],
+        rules: Vec<PolicyRule>,
+        upstream: UpstreamSettings,
+        store: Option<StoreSettings>,
+    ) -> Self {
         let addresses = clusters.iter().map(|cluster| (Arc::clone(&cluster.name), cluster.urls.clone()));
-        Self { policies: Policies::new(rules), clusters: addresses.collect(), upstream }
+        Self { policies: Policies::new(rules), clusters: addresses.collect(), upstream, store }
     }
 }
 

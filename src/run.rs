@@ -143,7 +143,8 @@ impl Running {
     fn put_in_force(&self, settings: &Settings, data: Vec<Bound>) {
         // Before the table, whose new operations look for their gates.
         self.gates.configure(&settings.server.process, settings.redis.as_ref());
-        self.router.configure(Plan::new(&settings.clusters, settings.policies.clone(), settings.upstream.clone()));
+        let (policies, upstream) = (settings.policies.clone(), settings.upstream.clone());
+        self.router.configure(Plan::new(&settings.clusters, policies, upstream, settings.redis.clone()));
         self.registry.configure(&settings.clusters, settings.endpoints.clone());
         self.server.configure(settings.server.clone(), &settings.listen, data);
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use nexus_gateway::config::Settings;
 use nexus_gateway::nexus::ErrorType;
 use nexus_gateway::resilience::Per;
-use nexus_gateway::resilience::rate_limit::{OnFailure, Rate, RateLimitSettings, Scope};
-use nexus_gateway::route::{PolicyRule, Toggle};
+use nexus_gateway::resilience::rate_limit::{OnFailure, Rate, RateLimitSettings, Scope, StoreSettings, StoreUrl};
+use nexus_gateway::route::{PolicyRule, Selector, Toggle};
 
 use crate::harness::*;
 
@@ -120,4 +120,28 @@ async fn answers_say_what_is_left_where_the_policy_says_so() {
     assert!(left(&refused).contains("r=0") && refused.status() == 429, "{refused:?}");
     let quiet = Gateway::start(limited(&handler, limit(2, 1))).await;
     assert_eq!(quiet.call(&start("pay")).await.header("ratelimit"), None);
+}
+
+#[tokio::test]
+async fn another_store_is_asked_from_then_on_and_limits_of_the_process_keep_what_they_counted() {
+    let handler = Handler::answering(ok());
+    let global = RateLimitSettings { scope: Scope::Global, on_failure: OnFailure::Closed, ..limit(9, 1) };
+    let rule = |endpoint: &str, settings| PolicyRule {
+        selector: Selector { endpoint: Some(endpoint.into()), ..Selector::default() },
+        rate_limit: Some(Toggle::On(settings)),
+        ..PolicyRule::default()
+    };
+    let of_store = |url: Option<&str>| Settings {
+        endpoints: vec![external("pay", &handler.url()), external("ship", &handler.url())],
+        policies: vec![rule("pay", global.clone()), rule("ship", limit(1, 1))],
+        redis: url.map(|url| StoreSettings { url: StoreUrl::new(url), timeout: Duration::from_millis(50) }),
+        ..settings()
+    };
+    let gateway = Gateway::start(of_store(Some("redis://127.0.0.1:1"))).await;
+    let unavailable = failure("limit_unavailable", ErrorType::Unavailable, true);
+    unavailable.assert_by(RULE, &gateway.call(&start("pay")).await);
+    assert_eq!(gateway.call(&start("ship")).await.status(), 200);
+    gateway.running.apply(of_store(None)).await.expect("it can be applied");
+    assert_eq!(gateway.call(&start("pay")).await.status(), 200, "nobody asks the old store any more");
+    LIMITED.assert_by("policies[1].rate_limit", &gateway.call(&start("ship")).await);
 }
