@@ -83,17 +83,15 @@ impl Judgement {
 mod tests {
     use super::*;
 
-    fn error(kind: Option<ErrorType>, retryable: bool, from_worker: bool) -> Shaped {
-        let answered = Answered { kind, retryable, from_worker, from_nexus: true };
-        Ok((Response::new(Content::Whole(bytes::Bytes::new())), Outcome::HandlerError(answered)))
+    type End = Result<Outcome, Reason>;
+
+    const fn error(kind: Option<ErrorType>, retryable: bool, from_worker: bool) -> Outcome {
+        Outcome::HandlerError(Answered { kind, retryable, from_worker, from_nexus: true })
     }
 
-    fn answer(outcome: Outcome) -> Shaped {
-        Ok((Response::new(Content::Whole(bytes::Bytes::new())), outcome))
-    }
-
-    fn failed(reason: Reason) -> Shaped {
-        Err(Failure::new(reason, "why"))
+    fn judge(end: End, had_time: bool) -> Judgement {
+        let answer = |outcome| (Response::new(Content::Whole(bytes::Bytes::new())), outcome);
+        Judgement::of(&end.map(answer).map_err(|reason| Failure::new(reason, "why")), had_time)
     }
 
     const FAILED: fn(Cause) -> Option<Verdict> = |cause| Some(Verdict::Failure(cause));
@@ -101,36 +99,35 @@ mod tests {
     #[test]
     fn each_end_of_an_attempt_says_what_it_should() {
         use ErrorType as E;
-        for (attempt, verdict, loss) in [
-            (answer(Outcome::Succeeded), Some(Verdict::Success), None),
-            (answer(Outcome::OperationFailed), Some(Verdict::Success), None),
-            (error(Some(E::NotFound), false, true), Some(Verdict::Success), None),
-            (error(Some(E::Internal), false, true), Some(Verdict::Success), None),
-            (error(Some(E::ResourceExhausted), true, true), None, Some(Loss::ResourceExhausted)),
-            (error(Some(E::Unavailable), true, true), FAILED(Cause::Handler), Some(Loss::Unavailable)),
-            (error(Some(E::UpstreamTimeout), true, false), FAILED(Cause::NoWorker), Some(Loss::Timeout)),
-            (error(Some(E::UpstreamTimeout), true, true), FAILED(Cause::Timeout), Some(Loss::Timeout)),
-            (error(Some(E::RequestTimeout), true, false), FAILED(Cause::Timeout), Some(Loss::Timeout)),
-            (error(Some(E::Internal), true, true), FAILED(Cause::Handler), Some(Loss::Internal)),
-            (error(None, true, false), FAILED(Cause::Handler), Some(Loss::Internal)),
-            (failed(Reason::UpstreamUnreachable), None, Some(Loss::Connect)),
-            (failed(Reason::UpstreamReset), None, Some(Loss::Reset)),
-            (failed(Reason::UpstreamBadGateway), FAILED(Cause::Infrastructure), Some(Loss::Unavailable)),
-            (failed(Reason::UpstreamGatewayTimeout), FAILED(Cause::Timeout), Some(Loss::Timeout)),
-            (failed(Reason::UpstreamMalformed), FAILED(Cause::Infrastructure), Some(Loss::Internal)),
-            (failed(Reason::UpstreamTooLarge), Some(Verdict::Success), None),
-            (failed(Reason::UpstreamTimeout), FAILED(Cause::Timeout), None),
-            (failed(Reason::DeadlineExceeded), None, None),
+        for (end, verdict, loss) in [
+            (Ok(Outcome::Succeeded), Some(Verdict::Success), None),
+            (Ok(Outcome::OperationFailed), Some(Verdict::Success), None),
+            (Ok(error(Some(E::NotFound), false, true)), Some(Verdict::Success), None),
+            (Ok(error(Some(E::Internal), false, true)), Some(Verdict::Success), None),
+            (Ok(error(Some(E::ResourceExhausted), true, true)), None, Some(Loss::ResourceExhausted)),
+            (Ok(error(Some(E::Unavailable), true, true)), FAILED(Cause::Handler), Some(Loss::Unavailable)),
+            (Ok(error(Some(E::UpstreamTimeout), true, false)), FAILED(Cause::NoWorker), Some(Loss::Timeout)),
+            (Ok(error(Some(E::UpstreamTimeout), true, true)), FAILED(Cause::Timeout), Some(Loss::Timeout)),
+            (Ok(error(Some(E::RequestTimeout), true, false)), FAILED(Cause::Timeout), Some(Loss::Timeout)),
+            (Ok(error(Some(E::Internal), true, true)), FAILED(Cause::Handler), Some(Loss::Internal)),
+            (Ok(error(None, true, false)), FAILED(Cause::Handler), Some(Loss::Internal)),
+            (Err(Reason::UpstreamUnreachable), None, Some(Loss::Connect)),
+            (Err(Reason::UpstreamReset), None, Some(Loss::Reset)),
+            (Err(Reason::UpstreamBadGateway), FAILED(Cause::Infrastructure), Some(Loss::Unavailable)),
+            (Err(Reason::UpstreamGatewayTimeout), FAILED(Cause::Timeout), Some(Loss::Timeout)),
+            (Err(Reason::UpstreamMalformed), FAILED(Cause::Infrastructure), Some(Loss::Internal)),
+            (Err(Reason::UpstreamTooLarge), Some(Verdict::Success), None),
+            (Err(Reason::UpstreamTimeout), FAILED(Cause::Timeout), None),
+            (Err(Reason::DeadlineExceeded), None, None),
         ] {
-            let judged = Judgement::of(&attempt, true);
-            let told = attempt.map(|(_, outcome)| outcome);
-            assert_eq!((judged.verdict, judged.loss), (verdict, loss), "{told:?}");
+            let judged = judge(end, true);
+            assert_eq!((judged.verdict, judged.loss), (verdict, loss), "{end:?}");
         }
     }
 
     #[test]
     fn a_caller_that_gives_too_little_time_makes_no_target_look_bad() {
-        let judged = Judgement::of(&failed(Reason::UpstreamTimeout), false);
+        let judged = judge(Err(Reason::UpstreamTimeout), false);
         assert_eq!(judged, Judgement { verdict: None, loss: None, strained: false });
     }
 }
