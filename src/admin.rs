@@ -69,8 +69,7 @@ fn source(source: &crate::registry::SourceStatus) -> serde_json::Value {
 }
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
-    admin.scrape();
-    ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], admin.telemetry.encode())
+    ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], admin.scrape())
 }
 
 /// Every endpoint that is served, with its source and target.

@@ -111,16 +111,20 @@ pub struct Scraped {
     pub upstream_resolve_errors: IntCounterVec,
     /// State of each breaker: 0 closed, 1 half open, 2 open, 3 tripped by hand, 4 held by hand.
     pub breaker_state: IntGaugeVec,
+    /// Seconds until an open breaker lets a probe through.
+    pub breaker_next_probe: IntGaugeVec,
+    /// Seconds since a breaker last changed its state.
+    pub breaker_changed: IntGaugeVec,
+    /// 1 where the store of global limits can be asked, 0 where not; nothing where there is none.
+    pub store_up: IntGaugeVec,
+    /// Decisions of the store, by result.
+    pub store_decisions: IntCounterVec,
+    /// Bytes of request bodies that the process holds.
+    pub queued_bytes: IntGauge,
     /// Requests that may be on their way at a time, as it is now.
     pub concurrency_limit: IntGaugeVec,
     /// Requests that are on their way under a limit.
     pub concurrency_in_flight: IntGaugeVec,
-    /// Bytes of request bodies that the process holds.
-    pub held_bytes: IntGauge,
-    /// 1 while the store of global limits can be asked, 0 while it is away; no series without a store.
-    pub limit_store_up: IntGaugeVec,
-    /// Decisions of the store, by result.
-    pub limit_store_decisions: IntCounterVec,
     /// Addresses by upstream and state.
     pub upstream_addresses: IntGaugeVec,
     /// Endpoints by source.
@@ -315,6 +319,23 @@ impl Scraped {
                 "0 closed, 1 half open, 2 open, 3 tripped by hand, 4 held by hand.",
                 &["endpoint", "service", "operation"],
             ),
+            breaker_next_probe: make.gauges(
+                "breaker_next_probe_seconds",
+                "Time until an open breaker lets a probe through.",
+                &["endpoint", "service", "operation"],
+            ),
+            breaker_changed: make.gauges(
+                "breaker_state_age_seconds",
+                "Time since a breaker last changed its state; none where it never did.",
+                &["endpoint", "service", "operation"],
+            ),
+            store_up: make.gauges("limit_store_up", "1 where the store of global rate limits can be asked.", &[]),
+            store_decisions: make.counters(
+                "limit_store_decisions_total",
+                "Decisions of the store of global rate limits, and those that it owed.",
+                &["result"],
+            ),
+            queued_bytes: make.gauge("queued_bytes", "Bytes of request bodies that the process holds."),
             concurrency_limit: make.gauges(
                 "concurrency_limit",
                 "Requests that may be on their way at a time, as it is now.",
@@ -324,17 +345,6 @@ impl Scraped {
                 "concurrency_in_flight",
                 "Requests on their way under a concurrency limit.",
                 &["endpoint", "service", "operation"],
-            ),
-            held_bytes: make.gauge("held_bytes", "Bytes of request bodies that the process holds."),
-            limit_store_up: make.gauges(
-                "limit_store_up",
-                "1 while the store of global rate limits can be asked, 0 while it is away.",
-                &[],
-            ),
-            limit_store_decisions: make.counters(
-                "limit_store_decisions_total",
-                "Decisions of the store of global rate limits, by result.",
-                &["result"],
             ),
             upstream_addresses: make.gauges(
                 "upstream_addresses",

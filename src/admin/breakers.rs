@@ -85,6 +85,7 @@ fn addresses(admin: &Admin, now: Instant) -> Vec<Value> {
 
 /// Which breaker. What a breaker is not kept apart by is left out.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Which {
     endpoint: Option<Arc<str>>,
     service: Option<Arc<str>>,

@@ -14,10 +14,10 @@ use crate::resilience::breaker::State;
 const MAX_SERIES: usize = 5_000;
 
 impl Admin {
-    /// Takes the values that others keep.
-    pub(super) fn scrape(&self) {
+    /// All metrics as Prometheus reads them, with the values that others keep as they are now.
+    pub(super) fn scrape(&self) -> String {
         let scraped = &self.telemetry.scraped;
-        // Two scrapes at a time would count double.
+        // Of two scrapes at a time one would see what the other has just reset.
         let _one = scraped.begin();
         for vec in [&scraped.upstream_connects, &scraped.upstream_replays, &scraped.upstream_resolve_errors] {
             vec.reset();
@@ -42,18 +42,42 @@ impl Admin {
         self.scrape_breakers();
         self.scrape_concurrency();
         self.scrape_store();
+        scraped.queued_bytes.set(gauge(self.gates.bytes.held()));
+        self.telemetry.encode()
     }
 
     fn scrape_breakers(&self) {
         let (scraped, now) = (&self.telemetry.scraped, Instant::now());
-        scraped.breaker_state.reset();
+        for gauges in [&scraped.breaker_state, &scraped.breaker_next_probe, &scraped.breaker_changed] {
+            gauges.reset();
+        }
         let mut breakers = self.gates.breakers.shared();
         breakers.sort_by_cached_key(|(_, breaker)| breaker.status(now).state == State::Closed);
         for (key, breaker) in breakers.iter().take(MAX_SERIES) {
             // Rules for different callers may keep breakers of the same operation: the one that lets the least through.
             let gauge = scraped.breaker_state.with_label_values(&key.labels());
-            gauge.set(gauge.get().max(number(breaker.status(now).state)));
+            let status = breaker.status(now);
+            gauge.set(gauge.get().max(number(status.state)));
+            if let Some(next) = status.next_probe {
+                let seconds = next.saturating_duration_since(now).as_secs();
+                scraped.breaker_next_probe.with_label_values(&key.labels()).set(seconds.try_into().unwrap_or(i64::MAX));
+            }
+            if let Some(since) = status.since {
+                let seconds = now.saturating_duration_since(since).as_secs();
+                scraped.breaker_changed.with_label_values(&key.labels()).set(seconds.try_into().unwrap_or(i64::MAX));
+            }
         }
+    }
+
+    fn scrape_store(&self) {
+        let scraped = &self.telemetry.scraped;
+        scraped.store_up.reset();
+        scraped.store_decisions.reset();
+        let Some(store) = self.gates.shared() else { return };
+        let status = store.status();
+        scraped.store_up.with_label_values::<&str>(&[]).set(status.up.into());
+        add(&scraped.store_decisions, &["ok"], status.decisions);
+        add(&scraped.store_decisions, &["error"], status.errors);
     }
 
     fn scrape_concurrency(&self) {
@@ -65,19 +89,6 @@ impl Admin {
             let status = limit.status();
             scraped.concurrency_limit.with_label_values(&key.labels()).add(gauge(status.limit));
             scraped.concurrency_in_flight.with_label_values(&key.labels()).add(gauge(status.in_flight));
-        }
-    }
-
-    fn scrape_store(&self) {
-        let scraped = &self.telemetry.scraped;
-        scraped.held_bytes.set(gauge(self.gates.bytes.held()));
-        scraped.limit_store_up.reset();
-        scraped.limit_store_decisions.reset();
-        if let Some(store) = self.gates.shared() {
-            let status = store.status();
-            scraped.limit_store_up.with_label_values::<&str>(&[]).set(i64::from(status.up));
-            add(&scraped.limit_store_decisions, &["ok"], status.decisions);
-            add(&scraped.limit_store_decisions, &["error"], status.errors);
         }
     }
 

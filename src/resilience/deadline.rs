@@ -51,8 +51,8 @@ impl Deadline {
         if self.total() > FLOOR { self.at - FLOOR } else { self.started }
     }
 
-    /// The latest moment to send a request again that was lost with an idle connection: [`FLOOR`] before the deadline. What arrived with less than the floor
-    /// gets a second try in the first half of its time.
+    /// The latest moment to send a request again that was lost with an idle connection: [`FLOOR`] before the deadline.
+    /// What arrived with less than the floor gets a second try in the first half of its time.
     pub fn last_start(&self) -> Instant {
         if self.total() > FLOOR { self.at - FLOOR } else { self.started + self.total() / 2 }
     }

@@ -58,6 +58,7 @@ async fn an_operation_that_keeps_failing_is_asked_no_more_and_its_neighbour_is()
     let labels = [("endpoint", "pay"), ("service", "Svc"), ("operation", "op")];
     gateway.counts("nexus_gateway_breaker_state", &labels, 2.0).await;
     gateway.counts("nexus_gateway_breaker_state", &[("operation", "other")], 0.0).await;
+    gateway.counts_at_least("nexus_gateway_breaker_next_probe_seconds", &labels, 2000.0).await;
     gateway.counts("nexus_gateway_breaker_transitions_total", &[("endpoint", "pay"), ("to", "open")], 1.0).await;
     gateway.counts("nexus_gateway_refusals_total", &[("rule", RULE), ("reason", "breaker_open")], 1.0).await;
 }

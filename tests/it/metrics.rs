@@ -123,7 +123,7 @@ async fn everything_that_is_documented_is_there() {
         "requests_in_flight",
         "wait_seconds_bucket",
         "waiting",
-        "held_bytes",
+        "queued_bytes",
         "upstream_addresses",
         "connections",
         "connections_total",
