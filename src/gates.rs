@@ -22,6 +22,7 @@ pub mod concurrency;
 pub mod keyed;
 pub mod rate_limit;
 pub mod shared;
+mod steering;
 
 pub use breaker::Breaker;
 pub use budget::Budget;
@@ -29,8 +30,10 @@ pub use concurrency::Concurrency;
 pub use keyed::{Key, Keyed};
 pub use rate_limit::RateLimit;
 pub use shared::Shared;
+pub use steering::{Steer, Steered};
 
 use bytes::Held;
+use steering::Said;
 
 /// The setting that bounds the requests in flight.
 pub const IN_FLIGHT: &str = "server.max_in_flight";
@@ -62,6 +65,9 @@ impl Default for ProcessSettings {
 pub struct Gates {
     /// Places in flight.
     pub in_flight: Arc<Concurrency>,
+    /// Places for those among them that wait for a target that is down or an operation that keeps failing: half of all,
+    /// so that the others get through. Nobody waits for one of these.
+    pub held: Arc<Concurrency>,
     /// Bytes of bodies.
     pub bytes: Arc<Held>,
     /// Rate limits.
@@ -72,6 +78,7 @@ pub struct Gates {
     pub breakers: Keyed<BreakerSettings, Breaker>,
     /// Retry budgets of endpoints, by their share in percent.
     pub budgets: Keyed<u32, Budget>,
+    said: Arc<Said>,
     store: Arc<ArcSwapOption<Store>>,
     runtime: Handle,
 }
@@ -86,14 +93,17 @@ impl Gates {
     /// Gates with the bounds of `process`. What looks after a store runs on the current runtime.
     pub fn new(process: &ProcessSettings) -> Arc<Self> {
         let store: Arc<ArcSwapOption<Store>> = Arc::default();
-        let stored = Arc::clone(&store);
+        let said: Arc<Said> = Arc::default();
+        let (stored, steered) = (Arc::clone(&store), Arc::clone(&said));
         Arc::new(Self {
             in_flight: Arc::new(Concurrency::process(process.max_in_flight, MAX_WAITING, process.max_wait)),
+            held: Arc::new(Concurrency::process(held(process), 0, Duration::ZERO)),
             bytes: Arc::new(Held::new(process.max_queued_bytes)),
             rate_limits: Keyed::new(move |key, caller| rate_limit(&stored, key, caller)),
             concurrency: Keyed::new(|key: &Key<ConcurrencySettings>, _| Concurrency::new(&key.settings)),
-            breakers: Keyed::new(|key: &Key<BreakerSettings>, _| Breaker::new(key.settings.clone(), fastrand::u64(..))),
+            breakers: Keyed::new(move |key: &Key<BreakerSettings>, _| steered.breaker(key)),
             budgets: Keyed::new(|key: &Key<u32>, _| Budget::new(key.settings)),
+            said,
             store,
             runtime: Handle::current(),
         })
@@ -102,6 +112,7 @@ impl Gates {
     /// Puts new bounds and another store in force.
     pub fn configure(&self, process: &ProcessSettings, store: Option<&StoreSettings>) {
         self.in_flight.set_max(process.max_in_flight, MAX_WAITING, process.max_wait);
+        self.held.set_max(held(process), 0, Duration::ZERO);
         self.bytes.set_max(process.max_queued_bytes);
         let before = self.store.load();
         if before.as_ref().map(|store| &store.settings) != store {
@@ -126,6 +137,10 @@ impl Gates {
     pub fn shared(&self) -> Option<Arc<Shared>> {
         self.store.load().as_ref().map(|store| Arc::clone(&store.shared))
     }
+}
+
+fn held(process: &ProcessSettings) -> usize {
+    (process.max_in_flight / 2).max(1)
 }
 
 /// A limit by its key. One that is global is the same for all processes that have the same rule and store.

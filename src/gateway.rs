@@ -30,6 +30,7 @@ use crate::upstream::{Crossing, Outgoing};
 mod attempts;
 mod judge;
 mod reading;
+mod trial;
 
 use attempts::{Journey, urgency};
 use judge::Shaped;

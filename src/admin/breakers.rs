@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::Admin;
-use crate::gates::{Breaker, Key};
+use crate::gates::{Breaker, Key, Steer, Steered};
 use crate::resilience::BreakerSettings;
 use crate::resilience::breaker::Cause;
 use crate::upstream::ByHand;
@@ -108,29 +108,28 @@ async fn steer(
     if !headers.contains_key(STEERING) {
         return without_header();
     }
-    let change = match verb.as_str() {
-        "trip" => Breaker::trip,
-        "hold" => Breaker::hold,
-        "reset" => Breaker::reset,
+    let steer = match verb.as_str() {
+        "trip" => Steer::Trip,
+        "hold" => Steer::Hold,
+        "reset" => Steer::Reset,
         _ => return refuse(StatusCode::NOT_FOUND, "a breaker can be told to trip, hold or reset"),
     };
-    let found: Vec<_> = admin.gates.breakers.shared().into_iter().filter(|(key, _)| which.is(key)).collect();
-    if found.is_empty() {
+    let now = Instant::now();
+    let steered = admin.gates.steer(|key| which.is(key), steer, now);
+    if steered.is_empty() {
         return refuse(
             StatusCode::NOT_FOUND,
             "there is no such breaker; one comes with the first request to an operation whose policy has one, \
             and again after the configuration or the endpoint changed",
         );
     }
-    let now = Instant::now();
-    for (key, breaker) in &found {
-        // What was said by hand holds until it is taken back, whether requests come or not.
-        admin.gates.breakers.pin(key, verb != "reset");
-        if let Some(transition) = change(breaker, now) {
-            admin.telemetry.breaker_changed(key.labels(), &transition);
+    for Steered { key, transition, .. } in &steered {
+        if let Some(transition) = transition {
+            admin.telemetry.breaker_changed(key.labels(), transition);
         }
     }
-    Json(found.iter().map(|(key, breaker)| describe(key, breaker, now)).collect::<Value>()).into_response()
+    let described = steered.iter().map(|steered| describe(&steered.key, &steered.breaker, now));
+    Json(described.collect::<Value>()).into_response()
 }
 
 /// Which address.

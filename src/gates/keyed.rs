@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -201,11 +201,12 @@ impl<S: Settings, L: Send + Sync + 'static> Kept<S, L> {
 }
 
 impl<S: Settings, L: Send + Sync + 'static> Handle<S, L> {
-    /// The gate for this caller's request that came at `now`.
+    /// The gate for this caller's request that came at `now`. All addresses of an IPv6 /64 are one caller: whoever has
+    /// one of them has them all.
     pub fn of(&self, caller: IpAddr, now: Instant) -> Arc<L> {
         match &self.gate.shared {
             Some(gate) => Arc::clone(gate),
-            None => self.of_caller(caller, now),
+            None => self.of_caller(network(caller), now),
         }
     }
 
@@ -227,6 +228,13 @@ impl<S: Settings, L: Send + Sync + 'static> Handle<S, L> {
         let gates = kept.iter().cloned().chain([(caller, Arc::clone(gate))]).collect();
         let since = if is_fresh { recent.since } else { now };
         self.recent.store(Arc::new(Recent { since, gates }));
+    }
+}
+
+fn network(caller: IpAddr) -> IpAddr {
+    match caller.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address @ IpAddr::V4(_) => address,
     }
 }
 
@@ -270,6 +278,17 @@ mod tests {
         assert_eq!((*handle.of(one, now), *handle.of(other, now)), (Some(one), Some(other)));
         assert!(Arc::ptr_eq(&handle.of(one, now), &gates.handle(key("a", Per::OPERATION), true).of(one, now)));
         assert!(gates.shared().is_empty());
+    }
+
+    #[test]
+    fn the_addresses_of_a_network_are_one_caller() {
+        let gates = Keyed::new(|_: &Key<u32>, _| ());
+        let handle = gates.handle(key("a", Per::OPERATION), true);
+        let gate = |address: &str| handle.of(address.parse().unwrap(), Instant::now());
+        assert!(Arc::ptr_eq(&gate("2001:db8::1"), &gate("2001:db8::2:3:4:5")));
+        assert!(!Arc::ptr_eq(&gate("2001:db8::1"), &gate("2001:db8:0:1::1")));
+        assert!(Arc::ptr_eq(&gate("10.0.0.1"), &gate("::ffff:10.0.0.1")));
+        assert!(!Arc::ptr_eq(&gate("10.0.0.1"), &gate("10.0.0.2")));
     }
 
     #[tokio::test(start_paused = true)]

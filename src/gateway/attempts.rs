@@ -9,15 +9,15 @@ use http::response;
 use tokio::time::{Instant, timeout_at};
 
 use super::judge::{Judgement, Shaped};
+use super::trial::Trial;
 use super::{Gateway, Visit, asked, crossing, late};
 use crate::gates::breaker::{self, Pass};
 use crate::gates::concurrency::{self, Permit};
 use crate::nexus::{Call, Method};
 use crate::registry::LookUp;
-use crate::resilience::adaptive::Outcome as Sample;
+use crate::resilience::Deadline;
 use crate::resilience::concurrency::Urgency;
 use crate::resilience::retry::Loss;
-use crate::resilience::{Deadline, FLOOR};
 use crate::response::{Failure, Outcome, Reason, shape};
 use crate::route::{Endpoint, Governed, Operation};
 use crate::telemetry::{Stage, Withheld};
@@ -33,7 +33,7 @@ pub(super) struct Journey<'a> {
 }
 
 impl Journey<'_> {
-    fn names(&self) -> [&str; 3] {
+    pub(super) fn names(&self) -> [&str; 3] {
         [self.endpoint.name(), &self.operation.service, &self.operation.operation]
     }
 
@@ -43,30 +43,20 @@ impl Journey<'_> {
         if policy.hold && !self.endpoint.upstream().is_usable() {
             return None;
         }
-        let mut leave = Leave { pass: None, permit: None };
-        if let Some(concurrency) = concurrency {
-            leave.permit = Some(concurrency.gate(caller, now).try_enter()?);
-        }
-        if let Some(breaker) = breaker {
-            let breaker = breaker.gate(caller, now);
-            leave.pass = Some(breaker.is_closed().then(|| breaker.try_pass(now).ok())??);
-        }
-        Some(leave)
+        let permit = match concurrency {
+            Some(concurrency) => Some(concurrency.gate(caller, now).try_enter()?),
+            None => None,
+        };
+        let pass = match breaker.as_ref().map(|breaker| breaker.gate(caller, now)) {
+            Some(breaker) => Some(breaker.is_closed().then(|| breaker.try_pass(now).ok())??),
+            None => None,
+        };
+        Some((pass, permit))
     }
 }
 
-/// What an attempt needs to go.
-struct Leave {
-    pass: Option<Pass>,
-    permit: Option<Permit>,
-}
-
-impl Leave {
-    /// Nothing is sent after its deadline. A process that was stopped for a while wakes up with many such requests.
-    fn in_time(self, now: Instant, deadline: &Deadline) -> Result<Self, Failure> {
-        if now < deadline.at() { Ok(self) } else { Err(late(deadline, false)) }
-    }
-}
+/// What lets an attempt go.
+type Leave = (Option<Pass>, Option<Permit>);
 
 /// Whether another attempt is made.
 enum Next {
@@ -86,15 +76,14 @@ impl Gateway {
                 Some(leave) => Ok(leave),
                 None => Box::pin(self.leave(visit, &journey)).await,
             };
-            let began = Instant::now();
-            let Leave { pass, permit } = match leave.and_then(|leave| leave.in_time(began, &journey.deadline)) {
-                Ok(leave) => leave,
+            let trial = match leave.and_then(|leave| Trial::begin(&self.telemetry, &journey, leave)) {
+                Ok(trial) => trial,
                 // What the handler said says more than why it is not asked again.
                 Err(refused) => return answered.map_or(Err(refused), |answered: Box<Shaped>| *answered),
             };
-            let attempt = self.attempt(visit, &journey, &mut request, began).await;
-            let judgement = Judgement::of(&attempt, journey.deadline.at() - began >= FLOOR);
-            self.learn(&journey, judgement, began, pass, permit.as_ref());
+            let attempt = self.attempt(visit, &journey, &mut request, trial.began).await;
+            let judgement = Judgement::of(&attempt, trial.has_time());
+            let permit = trial.end(judgement);
             let Some(loss) = judgement.loss else {
                 visit.permit = permit;
                 return attempt;
@@ -118,11 +107,10 @@ impl Gateway {
             .as_ref()
             .map(|ruled| (ruled.gate(visit.caller.ip(), visit.record.started()), &ruled.rule));
         loop {
-            // With no time to wait, it goes: the mark may be stale.
-            if governed.policy.hold && !journey.endpoint.upstream().is_usable() && Instant::now() < until {
-                self.wait(visit, Stage::Upstream, journey.endpoint.upstream().usable(until)).await?;
-            }
+            self.hold(visit, journey).await?;
             if let Some((breaker, rule)) = &breaker {
+                let place = self.gates.held.try_enter();
+                let until = if place.is_some() { until } else { visit.record.started() };
                 let ready = self.wait(visit, Stage::Breaker, breaker.ready(until)).await;
                 ready.map_err(|refused| breaker_open(rule, refused))?;
             }
@@ -139,12 +127,24 @@ impl Gateway {
                     if let Some(transition) = pass.as_ref().and_then(Pass::transition) {
                         self.telemetry.breaker_changed(journey.names(), &transition);
                     }
-                    return Ok(Leave { pass, permit });
+                    return Ok((pass, permit));
                 }
                 // It opened while the request waited for its place.
                 Err(_) => drop(permit),
             }
         }
+    }
+
+    /// Waits while the target is down, where the policy says so. With no time to wait, or with too many that wait
+    /// already, the request goes: it fails at once, or finds that the mark was stale.
+    async fn hold(&self, visit: &mut Visit<'_>, journey: &Journey<'_>) -> Result<(), Failure> {
+        let (upstream, until) = (journey.endpoint.upstream(), journey.deadline.waits_until());
+        if !journey.governed.policy.hold || upstream.is_usable() || Instant::now() >= until {
+            return Ok(());
+        }
+        let Some(_place) = self.gates.held.try_enter() else { return Ok(()) };
+        self.wait(visit, Stage::Upstream, upstream.usable(until)).await?;
+        Ok(())
     }
 
     /// One attempt, with the time that is left.
@@ -194,32 +194,14 @@ impl Gateway {
             );
             return Err(Failure::new(Reason::RegistryUnavailable, message));
         }
-        match self.router.find(endpoint.name()) {
+        // The look-up took its time.
+        let in_time = Instant::now() <= deadline.last_start();
+        match self.router.find(endpoint.name()).filter(|_| in_time) {
             Some(now) if now.entry().source == endpoint.entry().source && now.prefix() != endpoint.prefix() => {
                 request.redirect(crossing(&now, visit.caller));
                 Box::pin(send(visit, call, &now, request, Instant::now(), deadline, sent)).await
             }
             _ => Ok(answer),
-        }
-    }
-
-    /// Tells the gates that let the attempt go what came of it.
-    fn learn(
-        &self,
-        journey: &Journey<'_>,
-        judgement: Judgement,
-        began: Instant,
-        pass: Option<Pass>,
-        permit: Option<&Permit>,
-    ) {
-        let now = Instant::now();
-        // An attempt that did not reach the target says nothing about how much it can bear.
-        if let Some(permit) = permit.filter(|_| judgement.loss != Some(Loss::Connect)) {
-            permit.sample(now - began, if judgement.strained { Sample::Dropped } else { Sample::Ok });
-        }
-        let (Some(pass), Some(verdict)) = (pass, judgement.verdict) else { return };
-        if let Some(transition) = pass.record(now, verdict) {
-            self.telemetry.breaker_changed(journey.names(), &transition);
         }
     }
 
@@ -283,9 +265,8 @@ fn may_be_gone(endpoint: &Endpoint, answer: &response::Parts) -> bool {
 fn address_answered(shaped: &Shaped) -> Result<(), &'static str> {
     match shaped {
         Ok((_, Outcome::HandlerError(answered))) if !answered.from_nexus => Err("503 without a Nexus failure"),
-        Err(failure) if failure.reason == Reason::UpstreamBadGateway => Err("502"),
-        Err(failure) if failure.reason == Reason::UpstreamGatewayTimeout => Err("504"),
-        _ => Ok(()),
+        Ok(_) => Ok(()),
+        Err(failure) => Err(failure.reason.name()),
     }
 }
 

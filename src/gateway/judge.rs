@@ -52,9 +52,9 @@ impl Judgement {
         match reason {
             Reason::UpstreamUnreachable => Self { verdict: None, loss: Some(Loss::Connect), strained: true },
             Reason::UpstreamReset => Self { verdict: None, loss: Some(Loss::Reset), strained: true },
-            Reason::UpstreamBadGateway | Reason::UpstreamNotNexus => {
-                Self::failure(Cause::Infrastructure, Loss::Unavailable)
-            }
+            // Who stands before the target lost it: as little is known as of a connection that was lost.
+            Reason::UpstreamBadGateway => Self::failure(Cause::Infrastructure, Loss::Reset),
+            Reason::UpstreamNotNexus => Self::failure(Cause::Infrastructure, Loss::Unavailable),
             Reason::UpstreamGatewayTimeout => Self::timeout(Cause::Timeout, had_time),
             Reason::UpstreamStatus | Reason::UpstreamMalformed => Self::failure(Cause::Infrastructure, Loss::Internal),
             // The deadline is over: there is no time for another attempt.
@@ -113,7 +113,7 @@ mod tests {
             (Ok(error(None, true, false)), FAILED(Cause::Handler), Some(Loss::Internal)),
             (Err(Reason::UpstreamUnreachable), None, Some(Loss::Connect)),
             (Err(Reason::UpstreamReset), None, Some(Loss::Reset)),
-            (Err(Reason::UpstreamBadGateway), FAILED(Cause::Infrastructure), Some(Loss::Unavailable)),
+            (Err(Reason::UpstreamBadGateway), FAILED(Cause::Infrastructure), Some(Loss::Reset)),
             (Err(Reason::UpstreamGatewayTimeout), FAILED(Cause::Timeout), Some(Loss::Timeout)),
             (Err(Reason::UpstreamMalformed), FAILED(Cause::Infrastructure), Some(Loss::Internal)),
             (Err(Reason::UpstreamTooLarge), Some(Verdict::Success), None),

@@ -107,13 +107,11 @@ pub enum Cause {
     Timeout,
     /// What stands before the handler answered with an error.
     Infrastructure,
-    /// No connection, or one that was lost before the answer.
-    Connection,
 }
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Handler, Self::NoWorker, Self::Timeout, Self::Infrastructure, Self::Connection];
+    pub const ALL: [Self; 4] = [Self::Handler, Self::NoWorker, Self::Timeout, Self::Infrastructure];
 
     /// Its name, as in metrics.
     pub fn as_str(self) -> &'static str {
@@ -122,7 +120,6 @@ impl Cause {
             Self::NoWorker => "no_worker",
             Self::Timeout => "timeout",
             Self::Infrastructure => "infrastructure",
-            Self::Connection => "connection",
         }
     }
 }

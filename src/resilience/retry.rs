@@ -71,9 +71,9 @@ impl Loss {
 pub struct RetryOn {
     /// No connection: nothing was sent.
     pub connect: bool,
-    /// The connection was lost before an answer: the handler may have run.
+    /// The connection was lost before an answer, or a bare 502 says so: the handler may have run.
     pub reset: bool,
-    /// A retryable 503, a bare 502, or a cluster's answer that is not from Nexus.
+    /// A retryable 503, or a cluster's answer that is not from Nexus.
     pub unavailable: bool,
     /// A retryable 520 or 408, or a 504.
     pub timeout: bool,

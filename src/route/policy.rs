@@ -122,13 +122,6 @@ impl<T> Toggle<T> {
     }
 }
 
-impl<T: Clone> Ruled<T> {
-    /// What identifies the limit or breaker across reloads, in which a rule's number may change.
-    pub fn key(&self) -> (T, Selector) {
-        (self.settings.clone(), self.selector.clone())
-    }
-}
-
 impl Selector {
     /// Whether it matches every request that `other` matches.
     pub fn covers(&self, other: &Self) -> bool {

@@ -164,6 +164,23 @@ async fn a_breaker_is_tripped_held_and_reset_by_hand() {
 }
 
 #[tokio::test]
+async fn what_was_said_by_hand_holds_when_the_settings_change() {
+    let handler = Handler::answering(ok());
+    let gateway = Gateway::start(breaking(&handler, three_strikes())).await;
+    assert_eq!(gateway.call(&start("pay")).await.status(), 200);
+    let steer = |verb: &str| {
+        to(format!("/breakers/{verb}?endpoint=pay&service=Svc&operation=op")).header("Nexus-Gateway-Admin", "true")
+    };
+    assert_eq!(gateway.ask_admin(&steer("trip")).await.status(), 200);
+    let changed = BreakerSettings { consecutive: Some(4), ..three_strikes() };
+    gateway.running.apply(breaking(&handler, changed)).await.expect("it can be applied");
+    OPEN.assert_by(RULE, &gateway.call(&start("pay")).await);
+    assert_eq!(gateway.ask_admin(&steer("reset")).await.status(), 200);
+    assert_eq!(gateway.call(&start("pay")).await.status(), 200);
+    gateway.counts("nexus_gateway_breaker_state", &[("operation", "op")], 0.0).await;
+}
+
+#[tokio::test]
 async fn steering_needs_its_header_and_a_breaker() {
     let handler = Handler::answering(ok());
     let gateway = Gateway::start(breaking(&handler, three_strikes())).await;

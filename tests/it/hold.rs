@@ -81,3 +81,21 @@ async fn an_address_is_taken_out_by_hand_and_given_back() {
     assert_eq!(gateway.ask_admin(&steer("auto")).await.status(), 200);
     assert_eq!(held.answer().await.status(), 200);
 }
+
+#[tokio::test]
+async fn a_target_that_is_down_does_not_use_up_what_its_neighbours_need() {
+    let (reserved, handler) = (Reserved::new(), Handler::answering(ok()));
+    let mut settings = leading_nowhere(&reserved);
+    settings.endpoints.push(external("ship", &handler.url()));
+    settings.server.process.max_in_flight = 4;
+    let gateway = Gateway::start(settings).await;
+    let mut held = Vec::new();
+    for waiting in [1.0, 2.0] {
+        let mut caller = gateway.connect().await;
+        caller.send(start("pay").bytes()).await;
+        gateway.counts("nexus_gateway_waiting", &WAITING, waiting).await;
+        held.push(caller);
+    }
+    UNREACHABLE.assert_is(&gateway.call(&start("pay")).await, "half of all places are taken by those that wait");
+    assert_eq!(gateway.call(&start("ship")).await.status(), 200);
+}

@@ -290,7 +290,10 @@ mod tests {
     #[test]
     fn a_limit_is_known_again_after_its_rule_moved() {
         let limit = breaker(selector(None, "pay", "", ""), Toggle::On(BreakerSettings::default()));
-        let key = |rules| Policies::new(rules).decide("pay", "S", "o", CALLER).breaker.unwrap().key();
+        let key = |rules| {
+            let ruled = Policies::new(rules).decide("pay", "S", "o", CALLER).breaker.unwrap();
+            (ruled.settings.clone(), ruled.selector.clone())
+        };
         let before = key(vec![limit.clone()]);
         assert_eq!(before, key(vec![rule("", "", "", 1), limit.clone()]));
         let everything = PolicyRule { selector: Selector::default(), ..limit.clone() };
