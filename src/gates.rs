@@ -139,6 +139,13 @@ impl Gates {
     }
 }
 
+/// The same in every process and version for the same bucket. How long requests wait for it is each one's own matter.
+fn bucket_name(key: &Key<RateLimitSettings>, caller: Option<IpAddr>) -> String {
+    let Key { settings, selector, endpoint, service, operation } = key;
+    let (requests, every, burst) = (settings.rate.requests, settings.rate.every.as_secs(), settings.burst);
+    format!("{requests}/{every}s+{burst} {selector} {endpoint:?} {service:?} {operation:?} {caller:?}")
+}
+
 fn held(process: &ProcessSettings) -> usize {
     (process.max_in_flight / 2).max(1)
 }
@@ -148,7 +155,7 @@ fn rate_limit(store: &ArcSwapOption<Store>, key: &Key<RateLimitSettings>, caller
     let settings = key.settings.clone();
     match &*store.load() {
         Some(store) if settings.scope == Scope::Global => {
-            RateLimit::global(settings, key.name(caller), Arc::clone(&store.shared))
+            RateLimit::global(settings, bucket_name(key, caller), Arc::clone(&store.shared))
         }
         _ => RateLimit::new(settings),
     }

@@ -125,6 +125,10 @@ pub struct Scraped {
     pub concurrency_limit: IntGaugeVec,
     /// Requests that are on their way under a limit.
     pub concurrency_in_flight: IntGaugeVec,
+    /// Times that an address was ejected, by upstream.
+    pub upstream_ejections: IntCounterVec,
+    /// Probes by upstream and result.
+    pub upstream_probes: IntCounterVec,
     /// Addresses by upstream and state.
     pub upstream_addresses: IntGaugeVec,
     /// Endpoints by source.
@@ -345,6 +349,16 @@ impl Scraped {
                 "concurrency_in_flight",
                 "Requests on their way under a concurrency limit.",
                 &["endpoint", "service", "operation"],
+            ),
+            upstream_ejections: make.counters(
+                "upstream_ejections_total",
+                "Times that an address was ejected as an outlier, of the addresses that there are.",
+                &["upstream"],
+            ),
+            upstream_probes: make.counters(
+                "upstream_probes_total",
+                "Probes of the addresses that there are, by result.",
+                &["upstream", "result"],
             ),
             upstream_addresses: make.gauges(
                 "upstream_addresses",

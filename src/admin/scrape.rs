@@ -19,7 +19,13 @@ impl Admin {
         let scraped = &self.telemetry.scraped;
         // Of two scrapes at a time one would see what the other has just reset.
         let _one = scraped.begin();
-        for vec in [&scraped.upstream_connects, &scraped.upstream_replays, &scraped.upstream_resolve_errors] {
+        for vec in [
+            &scraped.upstream_connects,
+            &scraped.upstream_replays,
+            &scraped.upstream_resolve_errors,
+            &scraped.upstream_ejections,
+            &scraped.upstream_probes,
+        ] {
             vec.reset();
         }
         scraped.upstream_connections.reset();
@@ -32,6 +38,9 @@ impl Admin {
             connections("busy").add(gauge(open.saturating_sub(idle)));
             for address in upstream.addresses_status(now) {
                 scraped.upstream_addresses.with_label_values(&[name, address.state.as_str()]).inc();
+                add(&scraped.upstream_ejections, &[name], address.ejections);
+                add(&scraped.upstream_probes, &[name, "ok"], address.probes_ok);
+                add(&scraped.upstream_probes, &[name, "error"], address.probes_failed);
             }
             add(&scraped.upstream_connects, &[name, "ok"], counts.connected.load(Ordering::Relaxed));
             add(&scraped.upstream_connects, &[name, "error"], counts.refused.load(Ordering::Relaxed));

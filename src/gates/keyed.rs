@@ -65,13 +65,6 @@ impl<S> Key<S> {
     }
 }
 
-impl<S: std::fmt::Debug> Key<S> {
-    /// A text that is the same for the same key in every process.
-    pub fn name(&self, caller: Option<IpAddr>) -> String {
-        format!("{self:?} {caller:?}")
-    }
-}
-
 /// What tells gates of a kind apart.
 pub trait Settings: Clone + Eq + Hash + Send + Sync + 'static {}
 

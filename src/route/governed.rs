@@ -60,7 +60,7 @@ fn gated<S: Settings, L: Send + Sync + 'static>(
 ) -> Option<Gated<S, L>> {
     let ruled = ruled?;
     let per = per(&ruled.settings);
-    let selector = format!("{:?}", ruled.selector).into();
+    let selector = ruled.selector.to_string().into();
     let key = Key::new(ruled.settings.clone(), &selector, per, names);
     Some(Gated { rule: Arc::clone(&ruled.name), handle: gates.handle(key, per.caller) })
 }

@@ -3,6 +3,7 @@
 //! This is what can be said in a rule and what comes of the rules; how they are ordered and decide is `rules`. Must not
 //! know how limits, retries and breakers work, only their settings.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,6 +120,17 @@ impl<T> Toggle<T> {
     /// A toggle of what `change` makes of the settings.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Toggle<U> {
         self.on().map_or(Toggle::Off, |settings| Toggle::On(change(settings)))
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let caller = self.caller.map(|caller| caller.to_canonical());
+        write!(
+            f,
+            "caller={caller:?} endpoint={:?} service={:?} operation={:?}",
+            self.endpoint, self.service, self.operation
+        )
     }
 }
 

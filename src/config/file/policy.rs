@@ -140,9 +140,9 @@ pub(in crate::config) struct Backoff {
 pub(in crate::config) enum Cause {
     /// No connection: nothing was sent.
     Connect,
-    /// The connection was lost before an answer: the handler may have run.
+    /// The connection was lost before an answer, or a bare 502: the handler may have run.
     Reset,
-    /// A retryable 503, a bare 502, or a cluster's answer that is not from Nexus.
+    /// A retryable 503, or a cluster's answer that is not from Nexus.
     Unavailable,
     /// A retryable 520 or 408, or a 504.
     Timeout,
