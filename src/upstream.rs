@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::nexus::BaseUrl;
+use crate::resilience::Deadline;
 use crate::resilience::health::HealthSettings;
 pub use crate::resilience::health::{ByHand, State};
 
@@ -132,6 +133,8 @@ pub struct Outgoing {
     pub body: Bytes,
     /// How much of the path is the target's own.
     prefix: usize,
+    /// The time that the caller gave, if any, and until when that is.
+    timeout: Option<(Duration, Deadline)>,
 }
 
 /// Why there is no answer.

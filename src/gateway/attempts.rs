@@ -247,7 +247,7 @@ async fn send(
     sent: &AtomicBool,
 ) -> Result<(response::Parts, Exchange), Failure> {
     visit.record.attempt();
-    request.set_timeout(call.timeout, deadline.forwarded(began));
+    request.set_deadline(call.timeout, *deadline);
     let (head, exchange) = endpoint.upstream().send(visit.worker, request, deadline.last_start(), sent).await?;
     visit.record.upstream(began.elapsed(), exchange.socket());
     Ok((head, exchange))

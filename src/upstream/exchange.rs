@@ -45,7 +45,7 @@ impl Lease {
         let mut outgoing = Request::new(Full::new(request.body.clone()));
         *outgoing.method_mut() = http::Method::POST;
         *outgoing.uri_mut() = request.uri.clone();
-        *outgoing.headers_mut() = request.headers.clone();
+        *outgoing.headers_mut() = request.headers_at(began);
         outgoing.headers_mut().insert(header::HOST, self.turn.address().host().clone());
         self.waiting = Some(began);
         let answer = connection.send(outgoing).await;

@@ -7,9 +7,11 @@ use http::header::HeaderValue;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Uri};
+use tokio::time::Instant;
 
 use super::Outgoing;
 use crate::nexus::{Call, Method, headers, timeout};
+use crate::resilience::Deadline;
 
 /// Time-outs that differ by less than this are the same to whoever reads them.
 const SAME: Duration = Duration::from_micros(500);
@@ -36,7 +38,7 @@ impl Outgoing {
         if call.path.method == Method::Start {
             ensure_request_id(&mut headers);
         }
-        Some(Self { uri, headers, body, prefix: crossing.prefix.len() })
+        Some(Self { uri, headers, body, prefix: crossing.prefix.len(), timeout: None })
     }
 
     /// The same request for another target.
@@ -49,15 +51,20 @@ impl Outgoing {
         strip_callback_source(&mut self.headers, crossing.cluster_id);
     }
 
-    /// Says how much time is left, where the caller gave any; `given` is what it gave.
-    pub fn set_timeout(&mut self, given: Option<Duration>, left: Option<Duration>) {
-        let (Some(given), Some(left)) = (given, left) else { return };
-        if given.abs_diff(left) < SAME {
-            return;
+    /// From now on the request says how much time is left until `deadline`, where the caller gave any: `given`.
+    pub fn set_deadline(&mut self, given: Option<Duration>, deadline: Deadline) {
+        self.timeout = given.map(|given| (given, deadline));
+    }
+
+    /// Its headers as they go out now: a connection may have been long in coming, or lost after a while.
+    pub(super) fn headers_at(&self, now: Instant) -> HeaderMap {
+        let mut out = self.headers.clone();
+        let Some((given, deadline)) = self.timeout else { return out };
+        let left = deadline.forwarded(now).filter(|left| given.abs_diff(*left) >= SAME);
+        if let Some(value) = left.and_then(|left| HeaderValue::try_from(timeout::format(left)).ok()) {
+            out.insert(&headers::REQUEST_TIMEOUT, value);
         }
-        if let Ok(value) = HeaderValue::try_from(timeout::format(left)) {
-            self.headers.insert(&headers::REQUEST_TIMEOUT, value);
-        }
+        out
     }
 }
 
@@ -158,17 +165,20 @@ mod tests {
         assert!(!kept("elsewhere"));
     }
 
-    #[test]
-    fn a_timeout_is_rewritten_only_where_it_changed() {
-        let left = |given: &'static str, left: u64| {
-            let mut out = outgoing("/nexus/endpoints/pay/services/S/o", &[("request-timeout", given)]);
-            out.set_timeout(timeout::parse(given), Some(Duration::from_micros(left)));
-            out.headers.get(&headers::REQUEST_TIMEOUT).unwrap().to_str().unwrap().to_owned()
+    #[tokio::test(start_paused = true)]
+    async fn a_timeout_is_rewritten_only_where_it_changed() {
+        let now = Instant::now();
+        let after = |given: Option<&'static str>, micros: u64| {
+            let given = given.map(|given| ("request-timeout", given));
+            let mut out = outgoing("/nexus/endpoints/pay/services/S/o", given.as_slice());
+            let given = given.and_then(|(_, given)| timeout::parse(given));
+            out.set_deadline(given, Deadline::new(now, given, Duration::from_secs(20)));
+            let headers = out.headers_at(now + Duration::from_micros(micros));
+            headers.get(&headers::REQUEST_TIMEOUT).map(|left| left.to_str().unwrap().to_owned())
         };
-        assert_eq!(left("10s", 9_999_700), "10s");
-        assert_eq!(left("10s", 9_990_000), "9990ms");
-        let mut none = outgoing("/nexus/endpoints/pay/services/S/o", &[]);
-        none.set_timeout(None, Some(Duration::from_secs(1)));
-        assert!(!none.headers.contains_key(&headers::REQUEST_TIMEOUT));
+        assert_eq!(after(Some("10s"), 300).as_deref(), Some("10s"));
+        assert_eq!(after(Some("10s"), 10_000).as_deref(), Some("9990ms"));
+        assert_eq!(after(Some("30s"), 0).as_deref(), Some("20000ms"), "the policy's is shorter");
+        assert_eq!(after(None, 10_000), None);
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::Notify;
 use tokio::time::{advance, sleep};
 
 use super::*;
@@ -23,6 +24,8 @@ enum Behaviour {
     Swallows,
     /// Takes connections and never answers.
     Hangs,
+    /// Takes connections and closes them at once.
+    Closes,
     /// Closes each connection with its first request, probes excepted.
     Resets,
     Unavailable,
@@ -30,7 +33,7 @@ enum Behaviour {
 
 /// Simulated addresses, by port.
 #[derive(Clone, Default)]
-struct Net(Arc<Mutex<HashMap<u16, Site>>>);
+struct Net(Arc<Mutex<HashMap<u16, Site>>>, Arc<Notify>);
 
 #[derive(Default)]
 struct Site {
@@ -49,6 +52,11 @@ impl Net {
         self.site(port, |site| site.behaviour = behaviour);
     }
 
+    /// Closes all connections on which nothing is going on.
+    fn close_idle(&self) {
+        self.1.notify_waiters();
+    }
+
     fn requests(&self, port: u16) -> usize {
         self.site(port, |site| site.requests)
     }
@@ -61,7 +69,11 @@ impl Net {
         let mut seen = Vec::new();
         loop {
             let mut piece = [0; 4096];
-            let Ok(count @ 1..) = stream.read(&mut piece).await else { return };
+            let read = tokio::select! {
+                read = stream.read(&mut piece) => read,
+                () = self.1.notified() => return,
+            };
+            let Ok(count @ 1..) = read else { return };
             seen.extend_from_slice(&piece[..count]);
             if !seen.windows(4).any(|four| four == b"\r\n\r\n") {
                 continue;
@@ -98,6 +110,7 @@ impl Connect for Net {
             match behaviour {
                 Behaviour::Refuses => Err(io::ErrorKind::ConnectionRefused.into()),
                 Behaviour::Swallows => std::future::pending().await,
+                Behaviour::Closes => Ok(Stream::Other(Box::pin(tokio::io::duplex(1).0))),
                 _ => {
                     let (ours, theirs) = tokio::io::duplex(64 * 1024);
                     tokio::spawn(self.clone().serve(port, theirs));
@@ -121,7 +134,7 @@ fn upstream_with(addresses: u16, probe: Probe) -> (Arc<Upstream>, Net) {
 }
 
 fn outgoing() -> Outgoing {
-    Outgoing { uri: Uri::from_static("/S/o"), headers: HeaderMap::new(), body: Bytes::new(), prefix: 1 }
+    Outgoing { uri: Uri::from_static("/S/o"), headers: HeaderMap::new(), body: Bytes::new(), prefix: 1, timeout: None }
 }
 
 /// Sends a request, reads its answer, and says where it came from; reports what is unavailable.
@@ -174,6 +187,35 @@ async fn waiting_ends_at_its_deadline_and_says_why() {
         127.0.0.1:2 (down for 5.0 s: connection refused)"
     );
     upstream.usable(began).await.expect_err("a deadline in the past");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_closed_before_it_is_used_is_none() {
+    let (upstream, net) = upstream(1);
+    net.set(1, Behaviour::Closes);
+    let began = Instant::now();
+    let outcome = call(&upstream).await;
+    assert!(matches!(outcome, Err(SendError::Unreachable(_))), "nothing was sent: {outcome:?}");
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_comes_through_where_hundreds_of_idle_connections_died() {
+    let (upstream, net) = upstream(1);
+    net.set(1, Behaviour::AnswersAfter(SECOND));
+    let calls: tokio::task::JoinSet<_> = (0..200)
+        .map(|_| {
+            let upstream = Arc::clone(&upstream);
+            async move { call(&upstream).await.unwrap() }
+        })
+        .collect();
+    calls.join_all().await;
+    assert_eq!(upstream.connections(), (200, 200));
+    net.close_idle();
+    sleep(MILLI).await;
+    let began = Instant::now();
+    assert_eq!(tokio::time::timeout(9 * SECOND, call(&upstream)).await.expect("it is not forgotten").unwrap(), 1);
+    assert_eq!(began.elapsed(), SECOND);
 }
 
 #[tokio::test(start_paused = true)]
