@@ -24,9 +24,11 @@ use super::stream::{Connect, Stream};
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
     /// Boxed: it is a thousand bytes, and moves with every request from the shelf into the answer's body and back.
-    driver: Box<http1::Connection<TokioIo<Stream>, Full<Bytes>>>,
-    closed: bool,
+    /// None once the connection is closed.
+    driver: Option<Driver>,
 }
+
+type Driver = Box<http1::Connection<TokioIo<Stream>, Full<Bytes>>>;
 
 impl Connection {
     /// Connects within `timeout`.
@@ -34,14 +36,14 @@ impl Connection {
         let connecting = tokio::time::timeout(timeout, connector.connect(address));
         let stream = connecting.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "connect timed out"))??;
         let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        Ok(Self { sender, driver: Box::new(driver), closed: false })
+        Ok(Self { sender, driver: Some(Box::new(driver)) })
     }
 
     /// Sends `request` and waits for the head of its answer.
     pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
         let mut answer = pin!(self.sender.send_request(request));
         poll_fn(|cx| {
-            drive(&mut self.driver, &mut self.closed, cx);
+            drive(&mut self.driver, cx);
             answer.as_mut().poll(cx)
         })
         .await
@@ -53,20 +55,21 @@ impl Connection {
         body: &mut Incoming,
         cx: &mut Context<'_>,
     ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        drive(&mut self.driver, &mut self.closed, cx);
+        drive(&mut self.driver, cx);
         Pin::new(body).poll_frame(cx)
     }
 
     /// Whether another request can be sent, as far as can be seen from here.
     pub(super) fn is_reusable(&mut self) -> bool {
-        drive(&mut self.driver, &mut self.closed, &mut Context::from_waker(Waker::noop()));
-        !self.closed && self.sender.is_ready()
+        drive(&mut self.driver, &mut Context::from_waker(Waker::noop()));
+        self.driver.is_some() && self.sender.is_ready()
     }
 }
 
-/// Lets the connection read and write. Its error, if any, reaches the request as well.
-fn drive(driver: &mut http1::Connection<TokioIo<Stream>, Full<Bytes>>, closed: &mut bool, cx: &mut Context<'_>) {
-    if !*closed && Pin::new(driver).poll(cx).is_ready() {
-        *closed = true;
+/// Lets the connection read and write. Its error, if any, reaches the request as well. A driver that is done is dropped,
+/// by which a request learns that it will not be sent.
+fn drive(driver: &mut Option<Driver>, cx: &mut Context<'_>) {
+    if driver.as_mut().is_some_and(|driver| Pin::new(driver).poll(cx).is_ready()) {
+        *driver = None;
     }
 }
