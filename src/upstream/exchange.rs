@@ -62,6 +62,10 @@ impl Lease {
         }
         if !self.reused {
             address.failed(began, Instant::now(), &text);
+            // It was closed as soon as it was there, and the request did not go out.
+            if error.is_canceled() {
+                return SendError::Unreachable(format!("{}: {text}", address.socket()));
+            }
         }
         SendError::Reset(address.socket(), text)
     }
