@@ -64,6 +64,38 @@ fn a_straggler_neither_closes_a_breaker_nor_opens_it_again() {
 }
 
 #[test]
+fn a_straggler_does_not_speak_for_the_probe() {
+    let setting = with(BreakerSettings { failure_rate: None, consecutive: Some(1), ..BreakerSettings::default() });
+    simulate("straggler beside a probe", &setting, |scene| async move {
+        let seed = scene.seed;
+        let mut nth = 0;
+        scene.handlers[0].answers(move |_| {
+            nth += 1;
+            match nth {
+                1 => Reply::after(8 * SECOND),
+                2 => Reply::after(millis(10)).status(500),
+                _ => Reply::after(3 * SECOND).status(500),
+            }
+        });
+        let ask = || Request::new(TEMPORAL).send();
+        let straggler = spawn_local(ask());
+        sleep(millis(100)).await;
+        let mut calls = vec![ask().await];
+        sleep((7 * SECOND).saturating_sub(now())).await;
+        let probe = spawn_local(ask());
+        calls.push(straggler.await.unwrap());
+        assert_eq!(
+            (calls[1].status(), state(&scene)),
+            (Some(200), State::HalfOpen),
+            "seed {seed}: a straggler counted"
+        );
+        calls.push(probe.await.unwrap());
+        assert_eq!((calls[2].status(), state(&scene)), (Some(500), State::Open), "seed {seed}: the probe failed");
+        check(&scene, &calls).await;
+    });
+}
+
+#[test]
 fn requests_that_wait_for_an_operation_go_when_it_has_healed() {
     let open_for = SECOND;
     let setting = with(BreakerSettings {

@@ -13,7 +13,7 @@ fn a_handler_that_fails_is_asked_again_within_the_budget() {
             let fails = asked.at.as_secs() / 4 % 2 == 1 || rng.u8(0..10) == 0;
             Reply::after(millis(10)).status(if fails { 503 } else { 200 })
         });
-        let load = Load { lasts: 25 * SECOND, ..Load::default() };
+        let load = Load { per_second: 40.0, lasts: 20 * SECOND, ..Load::default() };
         let calls = load.begin(&scene.gateways, scene.rng.fork()).await.unwrap();
         check(&scene, &calls).await;
 

@@ -11,7 +11,7 @@ fn three_gateways_hold_for_the_same_target_and_all_come_back() {
     simulate("three gateways", &setting, |mut scene| async move {
         let handler = scene.handlers[0].clone();
         handler.answers(|_| Reply::after(millis(10)));
-        let load = Load { per_second: 90.0, lasts: 16 * SECOND, leaving: 5, ..Load::default() };
+        let load = Load { per_second: 60.0, lasts: 14 * SECOND, leaving: 5, ..Load::default() };
         let load = load.begin(&scene.gateways, scene.rng.fork());
         sleep(2 * SECOND).await;
         // One gateway loses it alone.
