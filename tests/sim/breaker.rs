@@ -1,5 +1,7 @@
 //! The breaker of an operation.
 
+use std::time::Duration;
+
 use nexus_gateway::resilience::BreakerSettings;
 use nexus_gateway::resilience::breaker::State;
 use nexus_gateway::route::{PolicyRule, Toggle};
@@ -132,5 +134,25 @@ fn requests_that_wait_for_an_operation_go_when_it_has_healed() {
         }
         let held = calls.iter().filter(|call| call.began < heals && call.ended > heals).count();
         assert!(held > 50, "seed {seed}: {held} waited");
+    });
+}
+
+#[test]
+fn callers_whose_clocks_are_a_little_ahead_still_tell_that_an_operation_hangs() {
+    let setting = with(BreakerSettings { failure_rate: None, consecutive: Some(3), ..BreakerSettings::default() });
+    simulate("hanging", &setting, |scene| async move {
+        let seed = scene.seed;
+        scene.handlers[0].answers(|_| Reply::after(60 * SECOND));
+        let leaving = |left: Duration| Request { leaves: Some(TEMPORAL - left), ..Request::new(TEMPORAL) }.send();
+        for _ in 0..3 {
+            leaving(5 * SECOND).await;
+        }
+        assert_eq!(state(&scene), State::Closed, "seed {seed}: those who leave early say nothing");
+        for _ in 0..3 {
+            leaving(millis(100)).await;
+        }
+        // Time for the gateway to see the last one leave.
+        sleep(millis(50)).await;
+        assert_eq!(state(&scene), State::Open, "seed {seed}");
     });
 }

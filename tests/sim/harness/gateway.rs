@@ -70,7 +70,7 @@ impl Gateway {
         let cluster: Arc<str> = "handlers".into();
         let clusters =
             [ClusterSettings { name: Arc::clone(&cluster), urls: urls.collect::<Result<_, _>>()?, discover: None }];
-        router.configure(Plan::new(&clusters, vec![setting.policy], setting.upstream));
+        router.configure(Plan::new(&clusters, vec![setting.policy], setting.upstream, None));
         let target = Target::Worker { cluster, namespace: "ns".into(), task_queue: "tq".into() };
         // The clusters are no sources: the registry reads over real sockets.
         registry.configure(&[], vec![Definition { name: "pay".into(), id: None, target }]);
