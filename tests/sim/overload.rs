@@ -15,24 +15,28 @@ const MAX_WAIT: Duration = SECOND;
 
 #[test]
 fn at_four_times_its_capacity_a_target_serves_as_much_as_it_can() {
-    let limit = ConcurrencySettings {
-        per: Per { endpoint: true, ..Per::default() },
-        max: PLACES,
-        max_wait: MAX_WAIT,
-        max_queue: 1_000,
-        adaptive: false,
-    };
+    overload("overload", PLACES, false);
+}
+
+#[test]
+fn a_limit_that_is_found_by_latency_does_as_well() {
+    overload("overload, adaptive", 10 * PLACES, true);
+}
+
+fn overload(name: &str, max: usize, adaptive: bool) {
+    let per = Per { endpoint: true, ..Per::default() };
+    let limit = ConcurrencySettings { per, max, max_wait: MAX_WAIT, max_queue: 1_000, adaptive };
     let policy = PolicyRule { concurrency: Some(Toggle::On(limit)), ..PolicyRule::default() };
-    simulate("overload", &Setting { policy, ..Setting::default() }, |mut scene| async move {
+    simulate(name, &Setting { policy, ..Setting::default() }, |mut scene| async move {
         let handler = scene.handlers[0].clone();
         handler.serves_at_most(PLACES);
         handler.answers(|_| Reply::after(SERVICE));
-        let starts = Load { per_second: 4.0 * CAPACITY, lasts: 8 * SECOND, leaving: 3, ..Load::default() };
+        let starts = Load { per_second: 4.0 * CAPACITY, lasts: 6 * SECOND, leaving: 3, ..Load::default() };
         let cancels = Load { per_second: 10.0, cancels: true, leaving: 0, ..starts };
         let began = now();
         let starts = starts.begin(&scene.gateways, scene.rng.fork());
         let cancels = cancels.begin(&scene.gateways, scene.rng.fork());
-        let (starts, cancels) = (starts.await.unwrap(), cancels.await.unwrap());
+        let (starts, cancels) = (starts.await.expect("callers end"), cancels.await.expect("callers end"));
         check(&scene, &[&starts[..], &cancels[..]].concat()).await;
 
         let seed = scene.seed;
@@ -40,9 +44,9 @@ fn at_four_times_its_capacity_a_target_serves_as_much_as_it_can() {
         assert!(refused.is_none(), "seed {seed}: {refused:?}");
         let served: Vec<_> = starts.iter().filter(|call| call.status() == Some(200)).chain(&cancels).collect();
         // As soon as there is a queue, and as long as more comes.
-        let (from, to) = (began + SECOND, began + 8 * SECOND);
+        let (from, to) = (began + SECOND, began + 6 * SECOND);
         let goodput = served.iter().filter(|call| call.ended > from && call.ended <= to).count();
-        let goodput = f64::from(u32::try_from(goodput).unwrap()) / to.saturating_sub(from).as_secs_f64();
+        let goodput = f64::from(u32::try_from(goodput).expect("few")) / to.saturating_sub(from).as_secs_f64();
         assert!(goodput >= 0.9 * CAPACITY, "seed {seed}: {goodput} a second");
 
         let mut took: Vec<_> = served.iter().map(|call| call.took()).collect();

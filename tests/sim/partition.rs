@@ -9,10 +9,10 @@ use crate::harness::*;
 /// Begins a load and stops the network twice while it lasts. Returns the calls and when it stopped.
 async fn stopped(scene: &mut Scene, stop: fn(&str, &str), resume: fn(&str, &str)) -> (Vec<Call>, Vec<[Duration; 2]>) {
     let (gateway, handler) = (scene.gateways[0].name.clone(), scene.handlers[0].name.clone());
-    let load = Load { lasts: 18 * SECOND, ..Load::default() }.begin(&scene.gateways, scene.rng.fork());
+    let load = Load { lasts: 20 * SECOND, ..Load::default() }.begin(&scene.gateways, scene.rng.fork());
     let mut stops = Vec::new();
     for _ in 0..2 {
-        let [calm, still] = [(); 2].map(|()| scene.between(SECOND, 5 * SECOND));
+        let (calm, still) = (scene.between(2 * SECOND, 4 * SECOND), scene.between(SECOND, 5 * SECOND));
         sleep(calm).await;
         let began = now();
         stop(&gateway, &handler);
@@ -47,7 +47,7 @@ fn a_network_that_loses_what_is_sent_loses_no_more_than_that() {
         let (seed, sent) = (scene.seed, scene.gateways[0].sent());
         for call in calls.iter().filter(|call| call.status() != Some(200)) {
             // A connection that lost bytes never comes back here. Each idle one costs a request, and no more.
-            let is_lost = |at| stops.iter().any(|[began, ended]| at + millis(10) > *began && at < *ended);
+            let is_lost = |at| stops.iter().any(|[began, ended]| at + millis(10) > *began && at < *ended + millis(10));
             let was_lost = sent.iter().any(|sent| sent.id == call.request.id && is_lost(sent.at));
             assert!(was_lost, "seed {seed}: was not lost in {stops:?}: {call:?}");
         }
