@@ -24,8 +24,8 @@ demo: build
 	@$(SETUP) --demo
 	@KEEP=$(KEEP) $(PYTHON) tests/reality/demo.py
 
-# The Python tests come last: their summary ends the output.
-test: test-rust test-reality
+# Both kinds need what is set up: a Redis, real Temporal servers. The Python tests come last: their summary ends the output.
+test: setup test-rust test-reality
 
 test-rust:
 	cargo test --locked
