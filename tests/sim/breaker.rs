@@ -143,7 +143,8 @@ fn callers_whose_clocks_are_a_little_ahead_still_tell_that_an_operation_hangs() 
     simulate("hanging", &setting, |scene| async move {
         let seed = scene.seed;
         scene.handlers[0].answers(|_| Reply::after(60 * SECOND));
-        let leaving = |left: Duration| Request { leaves: Some(TEMPORAL - left), ..Request::new(TEMPORAL) }.send();
+        let leaving =
+            |left: Duration| Request { leaves: Some(TEMPORAL.saturating_sub(left)), ..Request::new(TEMPORAL) }.send();
         for _ in 0..3 {
             leaving(5 * SECOND).await;
         }
