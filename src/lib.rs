@@ -50,6 +50,7 @@
 pub mod admin;
 pub mod admission;
 pub mod body;
+pub mod callback;
 pub mod cli;
 pub mod config;
 pub mod gates;
