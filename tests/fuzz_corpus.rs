@@ -8,6 +8,8 @@ mod failure;
 mod link;
 #[path = "../fuzz/checks/path.rs"]
 mod path;
+#[path = "../fuzz/checks/seal.rs"]
+mod seal;
 #[path = "../fuzz/checks/timeout.rs"]
 mod timeout;
 
@@ -42,4 +44,9 @@ fn links() {
 #[test]
 fn failures() {
     replay("failure", failure::check);
+}
+
+#[test]
+fn seals() {
+    replay("seal", seal::check);
 }

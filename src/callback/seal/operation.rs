@@ -1,0 +1,101 @@
+//! What is inside a sealed operation token.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+
+use super::codec::{Reader, Writer};
+
+/// What would end or change a part of a [`TargetRef`]'s text.
+const SPECIAL: AsciiSet = CONTROLS.add(b'%').add(b'/').add(b' ');
+
+/// An operation as its handler knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// Where it was started.
+    pub target: TargetRef,
+    /// The handler's own token.
+    pub token: String,
+}
+
+/// A target by its name, which outlives the definition of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TargetRef {
+    /// Workers of a Temporal cluster.
+    Worker {
+        /// Name of the cluster.
+        cluster: String,
+        /// Namespace of the task queue.
+        namespace: String,
+        /// The task queue.
+        task_queue: String,
+    },
+    /// A Nexus handler that is reached over HTTP.
+    External {
+        /// Its URL.
+        url: String,
+    },
+}
+
+impl Operation {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut content = Writer::default();
+        match &self.target {
+            TargetRef::Worker { cluster, namespace, task_queue } => {
+                content.number(0);
+                content.text(cluster);
+                content.text(namespace);
+                content.text(task_queue);
+            }
+            TargetRef::External { url } => {
+                content.number(1);
+                content.text(url);
+            }
+        }
+        content.text(&self.token);
+        content.into_bytes()
+    }
+
+    pub(super) fn from_bytes(content: &[u8]) -> Option<Self> {
+        let mut content = Reader::new(content);
+        let target = match content.number()? {
+            0 => {
+                TargetRef::Worker { cluster: content.text()?, namespace: content.text()?, task_queue: content.text()? }
+            }
+            1 => TargetRef::External { url: content.text()? },
+            _ => return None,
+        };
+        let operation = Self { target, token: content.text()? };
+        content.end().then_some(operation)
+    }
+}
+
+/// `worker:CLUSTER/NAMESPACE/TASK_QUEUE` with escapes in each, or `external:URL`.
+impl fmt::Display for TargetRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let escaped = |text| utf8_percent_encode(text, &SPECIAL);
+        match self {
+            Self::Worker { cluster, namespace, task_queue } => {
+                write!(f, "worker:{}/{}/{}", escaped(cluster), escaped(namespace), escaped(task_queue))
+            }
+            Self::External { url } => write!(f, "external:{url}"),
+        }
+    }
+}
+
+impl TargetRef {
+    /// Reads what [`Display`](fmt::Display) wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        let unescaped = |part| percent_decode_str(part).decode_utf8().ok().map(Cow::into_owned);
+        match text.split_once(':')? {
+            ("external", url) => Some(Self::External { url: url.to_owned() }),
+            ("worker", path) => {
+                let mut parts = path.split('/').map(unescaped);
+                let (cluster, namespace, task_queue) = (parts.next()??, parts.next()??, parts.next()??);
+                parts.next().is_none().then_some(Self::Worker { cluster, namespace, task_queue })
+            }
+            _ => None,
+        }
+    }
+}
