@@ -41,6 +41,12 @@ impl Outgoing {
         Some(Self { uri, headers, body, prefix: crossing.prefix.len(), timeout: None })
     }
 
+    /// A request that goes out as it is: `uri` is path and query, `headers` lack `Host` and whatever else ends at this
+    /// hop.
+    pub fn raw(uri: Uri, headers: HeaderMap, body: Bytes) -> Self {
+        Self { uri, headers, body, prefix: 0, timeout: None }
+    }
+
     /// The same request for another target.
     pub fn redirect(&mut self, crossing: Crossing<'_>) {
         let tail = self.uri.path().get(self.prefix..).unwrap_or_default();
