@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::Overrides;
+use crate::config::{self, Overrides};
 
 /// Exit codes, as `sysexits.h` has them.
 pub mod exit {
@@ -44,7 +44,9 @@ Examples:
   nexus-gateway check --config gateway.yaml
       All errors of the file at once, each with its line.
   nexus-gateway resolve payments --config gateway.yaml
-      Where the endpoint payments lives, who says so, and what holds for its requests.";
+      Where the endpoint payments lives, who says so, and what holds for its requests.
+  nexus-gateway keys new
+      A key for callbacks.keys, as a line of YAML.";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -61,6 +63,22 @@ pub enum Command {
     /// Say where an endpoint leads, by which source, under which policy, and why. Exit 1 where it does not exist, 69
     /// where a cluster did not answer.
     Resolve(ResolveArgs),
+    /// Keys that seal callbacks.
+    #[command(subcommand)]
+    Keys(KeysCommand),
+}
+
+/// What to do about keys.
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make a key and print it as an entry of callbacks.keys, and nothing else. It is kept nowhere: keep it secret, give
+    /// the same one to all gateways that stand in for each other, and keep it until every operation that was started
+    /// under it has ended.
+    New {
+        /// What the key is called: 1 to 64 letters, digits, `.`, `-` and `_` [default: k and today's date].
+        #[arg(long, value_parser = config::key_id)]
+        id: Option<String>,
+    },
 }
 
 /// Where the configuration comes from.

@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use crate::admission::Trust;
+use crate::callback::CallbackSettings;
 use crate::registry::{ClusterSettings, Definition};
 use crate::resilience::rate_limit::StoreSettings;
 use crate::route::PolicyRule;
@@ -22,6 +23,7 @@ mod expand;
 mod file;
 mod inputs;
 mod merge;
+mod new_key;
 mod problem;
 mod report;
 mod settings;
@@ -32,6 +34,7 @@ mod units;
 mod value;
 
 pub use inputs::Inputs;
+pub use new_key::{key_id, new_key};
 pub use problem::Problem;
 
 use expand::Environment;
@@ -51,6 +54,9 @@ pub struct Settings {
     pub endpoints: Vec<Definition>,
     /// Policies in file order; each sets something, and no two set the same for the same selector.
     pub policies: Vec<PolicyRule>,
+    /// Completions on their way back. The ids of the keys are unique, and so are their secrets; the home cluster is among
+    /// `clusters`, and policies relay nothing where there is no public URL.
+    pub callbacks: CallbackSettings,
     /// Connections to targets.
     pub upstream: UpstreamSettings,
     /// Store of the limits that several gateways share; there is one wherever a policy needs it.
@@ -70,6 +76,7 @@ impl Default for Settings {
             clusters: Vec::new(),
             endpoints: Vec::new(),
             policies: Vec::new(),
+            callbacks: CallbackSettings::default(),
             upstream: UpstreamSettings::default(),
             redis: None,
             state: state::default_directory(&environment),

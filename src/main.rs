@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use nexus_gateway::cli::{Cli, Command, ResolveArgs, RunArgs, exit};
+use nexus_gateway::cli::{Cli, Command, KeysCommand, ResolveArgs, RunArgs, exit};
 use nexus_gateway::config::{self, Problem, Settings};
 use nexus_gateway::resolve::{Question, Resolved, resolve};
 use nexus_gateway::run::{Drained, Running};
@@ -41,6 +41,10 @@ fn main() -> ExitCode {
             Err(problems) => refuse(&problems),
         },
         Command::Resolve(args) => runtime.block_on(explain(&args)),
+        Command::Keys(KeysCommand::New { id }) => {
+            println!("{}", config::new_key(id.as_deref()));
+            ExitCode::SUCCESS
+        }
     }
 }
 

@@ -36,6 +36,7 @@ pub struct Question<'a> {
 
 /// Asks the sources of `settings` for `name`.
 pub async fn resolve(settings: Settings, name: &str, question: Question<'_>) -> Resolved {
+    let can_relay = settings.callbacks.public_url.is_some();
     let router = Arc::new(Router::new(Telemetry::new(), Gates::new(&settings.server.process), 1));
     let publish_to = Arc::clone(&router);
     let registry = Registry::new(move |snapshot| publish_to.apply(snapshot), None);
@@ -48,7 +49,7 @@ pub async fn resolve(settings: Settings, name: &str, question: Question<'_>) -> 
     let table = router.table();
     match (router.find(name), looked_up) {
         (Some(endpoint), looked_up) => {
-            let mut text = describe(&table, &endpoint, question);
+            let mut text = describe(&table, &endpoint, question, can_relay);
             if let LookUp::Unavailable(why) = looked_up {
                 line(&mut text, "warning", format!("not every source could be asked: {why}"));
             }
@@ -59,7 +60,7 @@ pub async fn resolve(settings: Settings, name: &str, question: Question<'_>) -> 
     }
 }
 
-fn describe(table: &Table, endpoint: &Endpoint, question: Question<'_>) -> String {
+fn describe(table: &Table, endpoint: &Endpoint, question: Question<'_>, can_relay: bool) -> String {
     let entry = endpoint.entry();
     let mut text = String::new();
     line(&mut text, "endpoint", endpoint.name());
@@ -90,7 +91,9 @@ fn describe(table: &Table, endpoint: &Endpoint, question: Question<'_>) -> Strin
 
     let Question { service, operation, caller } = question;
     let policies = table.policies();
-    decisions(&mut text, &policies.explain(endpoint.name(), service, operation, caller));
+    let decision = policies.explain(endpoint.name(), service, operation, caller);
+    decisions(&mut text, &decision);
+    completions(&mut text, &decision, can_relay);
     let named = policies.callers(endpoint.name(), service, operation);
     if caller.is_none() && !named.is_empty() {
         let named: Vec<_> = named.iter().map(ToString::to_string).collect();
@@ -101,8 +104,9 @@ fn describe(table: &Table, endpoint: &Endpoint, question: Question<'_>) -> Strin
 
 /// Each setting with the rule that decides.
 fn decisions(text: &mut String, decision: &Decision) {
-    let Decision { timeout, max_request_body, max_response_body, hold, rate_limit, concurrency, retry, breaker } =
-        decision;
+    let Decision {
+        timeout, max_request_body, max_response_body, hold, rate_limit, concurrency, retry, breaker, ..
+    } = decision;
     line(text, "timeout", because(timeout, |timeout| format!("{timeout:?}")));
     line(text, "max_request_body", because(max_request_body, |bytes| format!("{bytes} bytes")));
     line(text, "max_response_body", because(max_response_body, |bytes| format!("{bytes} bytes")));
@@ -119,6 +123,21 @@ fn decisions(text: &mut String, decision: &Decision) {
     );
     line(text, "retry", because(retry, |retry| limits::retry(retry)));
     line(text, "breaker", because(breaker, |breaker| or_off(breaker.as_deref(), |it| limits::breaker(&it.settings))));
+}
+
+/// How completions come back.
+fn completions(text: &mut String, decision: &Decision, can_relay: bool) {
+    let Decision { relay, sticky, .. } = decision;
+    if can_relay {
+        line(text, "callbacks", because(relay, |relay| if *relay { "relay".into() } else { "direct".into() }));
+    } else {
+        line(text, "callbacks", "direct (there is no callbacks.public_url)");
+    }
+    if can_relay && relay.value {
+        line(text, "sticky", because(sticky, ToString::to_string));
+    } else {
+        line(text, "sticky", "false (callbacks are direct)");
+    }
 }
 
 fn because<T>(decided: &Decided<T>, show: impl Fn(&T) -> String) -> String {

@@ -10,7 +10,7 @@ use serde::de::{self, Deserialize, DeserializeSeed, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
 
 use super::problem::{Problem, did_you_mean, quoted_list};
-use super::tree::{Node, Value};
+use super::tree::{Node, Value, shown_part};
 
 /// After so many, a reader has seen enough, and the work stays bounded.
 const MAX_PROBLEMS: usize = 100;
@@ -21,9 +21,10 @@ pub(super) fn read<T: Default + for<'de> Deserialize<'de>>(root: &mut Node, prob
         match Option::<T>::deserialize(&*root) {
             Ok(value) => return value.unwrap_or_default(),
             Err(error) => {
-                let Placed { problem, is_key } = error.place(root);
+                let Placed { mut problem, is_key } = error.place(root);
                 if is_key {
                     root.remove(&problem.key);
+                    problem.key = shown_part(&problem.key).map_or(problem.key.clone(), str::to_owned);
                 } else {
                     root.clear(&problem.key);
                 }
@@ -38,8 +39,8 @@ pub(super) fn read<T: Default + for<'de> Deserialize<'de>>(root: &mut Node, prob
 pub(super) enum Error {
     /// What is to be said after the value; the place is not known yet.
     Value(String),
-    /// What is to be said about the key; the place is not known yet.
-    Key(String),
+    /// An unknown key, and what is to be said after it; the place is not known yet.
+    Key(String, String),
     Placed(Placed),
 }
 
@@ -54,7 +55,8 @@ impl Error {
     fn place(self, node: &Node) -> Placed {
         let (message, is_key) = match self {
             Self::Value(message) => (format!("{} {message}", node.shown()), false),
-            Self::Key(message) => (message, true),
+            Self::Key(_, hint) if shown_part(&node.path).is_some() => (format!("unknown key{hint}"), true),
+            Self::Key(name, hint) => (format!("unknown key `{}`{hint}", name.escape_debug()), true),
             Self::Placed(placed) => return placed,
         };
         Placed { problem: Problem::at(&node.place, &node.path, message), is_key }
@@ -68,7 +70,8 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Value(message) | Self::Key(message) => f.write_str(message),
+            Self::Value(message) => f.write_str(message),
+            Self::Key(_, hint) => write!(f, "unknown key{hint}"),
             Self::Placed(placed) => placed.problem.fmt(f),
         }
     }
@@ -99,7 +102,7 @@ impl de::Error for Error {
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
         let all = || format!("; the keys here are {}", quoted_list(expected.iter().copied()));
         let hint = did_you_mean(field, expected.iter().copied()).unwrap_or_else(all);
-        Self::Key(format!("unknown key `{}`{hint}", field.escape_debug()))
+        Self::Key(field.to_owned(), hint)
     }
 }
 

@@ -12,10 +12,12 @@ use super::value::{
     Store, Time, Url,
 };
 
+mod callbacks;
 mod policy;
 
+pub(super) use callbacks::{AllowKeys, Callbacks, SealKey};
 pub(super) use policy::{
-    Breaker, Cause, Concurrency, Level, OnFailure, Part, Policy, RateLimit, Retry, Scope, Setting,
+    Breaker, Callback, Cause, Concurrency, Level, OnFailure, Part, Policy, RateLimit, Retry, Scope, Setting,
 };
 
 /// The configuration of nexus-gateway.
@@ -34,6 +36,9 @@ pub(super) struct File {
     pub(super) endpoints: Option<Named<Endpoint>>,
     /// What holds for which requests: first match wins per setting, most specific selector first.
     pub(super) policies: Option<Vec<Option<Policy>>>,
+    /// Completions of asynchronous operations on their way back to their callers. Left out: they do not go through the
+    /// gateway.
+    pub(super) callbacks: Option<Callbacks>,
     /// Addresses of clusters and external handlers, and connections to them.
     pub(super) upstream: Option<Upstream>,
     /// A Redis or Valkey server, through which gateways share limits of global scope. Left out: none.

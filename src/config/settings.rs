@@ -15,6 +15,7 @@ use crate::telemetry::{self, LogSettings};
 use crate::upstream::UpstreamSettings;
 
 mod addresses;
+mod callbacks;
 mod policies;
 mod targets;
 
@@ -35,6 +36,10 @@ pub(super) fn build(
     if !has_store {
         policies::refuse_shared_without_store(&policies, &mut report);
     }
+    let callbacks = callbacks::build(file.callbacks, &clusters, &mut report);
+    let can_relay = callbacks.public_url.is_some() || report.is_known_bad("callbacks");
+    policies::refuse_relay_without_url(&policies, can_relay, &mut report);
+    policies::refuse_sticky_direct(&policies, can_relay, &mut report);
     let server = server(file.server.unwrap_or_default());
     policies::refuse_little_room(&policies, server.process.max_queued_bytes, &mut report);
     Settings {
@@ -44,6 +49,7 @@ pub(super) fn build(
         endpoints,
         clusters,
         policies,
+        callbacks,
         upstream: upstream(file.upstream.unwrap_or_default()),
         redis: file.redis.and_then(|redis| store(redis, &mut report)),
         state: overrides

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, Deserializer, Visitor};
 
-use super::file::DiscoverKeys;
-use super::value::{Checked, Kind, Url};
+use super::file::{AllowKeys, DiscoverKeys};
+use super::value::{AllowedUrl, Checked, Kind, Url};
 use crate::nexus::BaseUrl;
 
 /// A mapping with keys of the user's choice, in the order of the file.
@@ -31,6 +31,14 @@ pub(super) enum Urls {
 pub(super) enum Discover {
     Switch(bool),
     Keys(DiscoverKeys),
+}
+
+/// `http://HOST:PORT` or `{ url: http://HOST:PORT, private: true }`.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Allow {
+    Url(Checked<AllowedUrl>),
+    Keys(AllowKeys),
 }
 
 impl Urls {
@@ -172,5 +180,29 @@ impl<'de> Visitor<'de> for DiscoverVisitor {
 
     fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Discover, A::Error> {
         DiscoverKeys::deserialize(MapAccessDeserializer::new(map)).map(Discover::Keys)
+    }
+}
+
+impl<'de> Deserialize<'de> for Allow {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AllowVisitor)
+    }
+}
+
+struct AllowVisitor;
+
+impl<'de> Visitor<'de> for AllowVisitor {
+    type Value = Allow;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, or a mapping of `url` and `private`,", AllowedUrl::EXPECTED)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Allow, E> {
+        AllowedUrl::from_text(text).map(|url| Allow::Url(Checked(url))).map_err(E::custom)
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Allow, A::Error> {
+        AllowKeys::deserialize(MapAccessDeserializer::new(map)).map(Allow::Keys)
     }
 }

@@ -12,8 +12,10 @@ use super::problem::{Place, Problem};
 
 /// Deepest indentation. `saphyr` bounds the nesting of `[` and `{` but not of blocks, and recurses on it.
 const MAX_INDENT: usize = 64;
-/// Where a text is, or was meant as, a URL with a password, however it looks.
-const SECRETS: [&str; 2] = ["redis", "redis.url"];
+/// Where a text is, or was meant as, a URL with a password or a key, however it looks.
+const SECRETS: [&str; 3] = ["redis", "redis.url", "callbacks"];
+/// Nothing that stands here is shown, names of keys included: an id and a secret may have changed places.
+const KEYS: &str = "callbacks.keys";
 
 #[derive(Clone, Debug)]
 pub(super) struct Node {
@@ -49,7 +51,8 @@ impl Node {
     pub(super) fn shown(&self) -> String {
         match &self.value {
             _ if self.expanded => "the expanded value".into(),
-            Value::Text(_) if SECRETS.contains(&&*self.path) => "this text".into(),
+            Value::Text(_) if is_secret(&self.path) => "this text".into(),
+            Value::Integer(_) | Value::Float(_) if is_secret(&self.path) => "this number".into(),
             Value::Null => "nothing".into(),
             Value::Bool(value) => format!("`{value}`"),
             Value::Integer(value) => format!("`{value}`"),
@@ -129,6 +132,17 @@ pub(super) fn shown_text(text: &str) -> String {
         text if text.contains('@') || text.chars().count() > 100 => "this text".into(),
         text => format!("`{}`", text.escape_debug()),
     }
+}
+
+/// Whether what stands at `path` must not be shown.
+fn is_secret(path: &str) -> bool {
+    SECRETS.contains(&path) || is_at_or_below(path, KEYS)
+}
+
+/// What of `path` may be shown of an unknown key there, if that is not all of it.
+pub(super) fn shown_part(path: &str) -> Option<&str> {
+    let within = path.strip_prefix(KEYS).filter(|_| is_secret(path))?;
+    within.find(']').map(|end| &path[..=KEYS.len() + end])
 }
 
 /// Whether `path` is `above` or a part of it.

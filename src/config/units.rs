@@ -3,8 +3,13 @@
 use std::time::Duration;
 
 /// Unit and nanoseconds, largest first.
-const TIME_UNITS: [(&str, u128); 4] =
-    [("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000)];
+const TIME_UNITS: [(&str, u128); 5] = [
+    ("d", 86_400_000_000_000),
+    ("h", 3_600_000_000_000),
+    ("m", 60_000_000_000),
+    ("s", 1_000_000_000),
+    ("ms", 1_000_000),
+];
 
 /// Unit and bytes, largest first.
 const SIZE_UNITS: [(&str, usize); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
@@ -14,7 +19,7 @@ pub(super) type Refusal = &'static str;
 
 /// Reads a decimal number with a unit; digits below a nanosecond are dropped.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, Refusal> {
-    const WRONG: Refusal = "is not a duration; write a number with a unit, such as `250ms`, `5s`, `1m` or `2h`";
+    const WRONG: Refusal = "is not a duration; write a number with a unit, such as `250ms`, `5s`, `1m`, `2h` or `90d`";
     const TOO_LONG: Refusal = "is too long for a duration; write less";
     let (number, unit) = split_unit(text);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
@@ -22,7 +27,7 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, Refusal> {
         return Err(WRONG);
     }
     if unit.is_empty() {
-        return Err("has no unit; append `ms`, `s`, `m` or `h`, as in `10s`");
+        return Err("has no unit; append `ms`, `s`, `m`, `h` or `d`, as in `10s`");
     }
     let (_, unit) = TIME_UNITS.iter().find(|(name, _)| *name == unit).ok_or(WRONG)?;
     let whole: u128 = whole.parse().map_err(|_| TOO_LONG)?;
@@ -92,10 +97,33 @@ mod tests {
 
     #[test]
     fn reads_durations() {
-        for (text, millis) in [("250ms", 250), ("5s", 5_000), ("1.5s", 1_500), ("1m", 60_000), ("0.25h", 900_000)] {
+        for (text, millis) in [
+            ("250ms", 250),
+            ("5s", 5_000),
+            ("1.5s", 1_500),
+            ("1m", 60_000),
+            ("0.25h", 900_000),
+            ("90d", 90 * 24 * 3_600_000),
+        ] {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "s", "5", "5 s", "-5s", "+5s", "5.s", ".5s", "5S", "5d", "1e3s", "1s5ms", "99999999999h"] {
+        for text in [
+            "",
+            "s",
+            "5",
+            "5 s",
+            "-5s",
+            "+5s",
+            "5.s",
+            ".5s",
+            "5S",
+            "5D",
+            "5w",
+            "1e3s",
+            "1s5ms",
+            "99999999999h",
+            "999999d",
+        ] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

@@ -17,14 +17,17 @@ use super::units::{format_duration, format_size, parse_duration, parse_size};
 use crate::nexus::BaseUrl;
 use crate::telemetry::AccessLogTarget;
 
+mod callbacks;
 mod limits;
 
+pub(super) use callbacks::{AllowedUrl, KeyId, KeySecret, PublicUrl};
 pub(super) use limits::{CallerAddress, OrOff, Percent, Period, RateOf, Store};
 
 /// Milliseconds.
 pub(super) const SECOND: u64 = 1_000;
 pub(super) const MINUTE: u64 = 60 * SECOND;
 pub(super) const HOUR: u64 = 60 * MINUTE;
+pub(super) const DAY: u64 = 24 * HOUR;
 /// Bytes.
 pub(super) const KIB: usize = 1 << 10;
 pub(super) const MIB: usize = 1 << 20;
@@ -150,7 +153,7 @@ impl<const MIN: u64, const MAX: u64> Kind for Time<MIN, MAX> {
     }
 
     fn pattern() -> &'static str {
-        r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)$"
+        r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$"
     }
 }
 

@@ -48,6 +48,10 @@ pub struct PolicyRule {
     pub retry: Option<Toggle<RetrySettings>>,
     /// See [`Policy::breaker`].
     pub breaker: Option<Toggle<BreakerSettings>>,
+    /// See [`Policy::relay`].
+    pub relay: Option<bool>,
+    /// See [`Policy::sticky`].
+    pub sticky: Option<bool>,
 }
 
 /// A setting that a more specific rule can switch off again.
@@ -78,6 +82,10 @@ pub struct Policy {
     pub retry: Arc<RetrySettings>,
     /// When an operation that keeps failing is not asked for a while. Default never.
     pub breaker: Option<Arc<Ruled<BreakerSettings>>>,
+    /// Whether completions come back through the gateway, where it has a public URL. Default yes.
+    pub relay: bool,
+    /// Whether operation tokens name the target that they came from, where completions are relayed. Default yes.
+    pub sticky: bool,
 }
 
 /// Settings together with the rule that they come from.
@@ -104,6 +112,8 @@ impl Default for Policy {
             concurrency: None,
             retry: Arc::default(),
             breaker: None,
+            relay: true,
+            sticky: true,
         }
     }
 }

@@ -30,3 +30,29 @@ policies: [{ timeout: 5s, breaker: {} }, { match: { caller: 10.0.0.7 }, breaker:
     }
     assert!(!named.contains("other callers"), "{named}");
 }
+
+#[tokio::test]
+async fn how_completions_come_back_is_told() {
+    let ends = "endpoints: { pay: { external: { url: 'http://127.0.0.1:1' } } }";
+    for (text, callbacks, sticky) in [
+        ("", "direct (there is no callbacks.public_url)", "false (callbacks are direct)"),
+        ("callbacks: { public_url: 'http://g' }", "relay (the default)", "true (the default)"),
+        (
+            "callbacks: { public_url: 'http://g' }\npolicies: [sticky: false, callbacks: relay]",
+            "relay (policies[1])",
+            "false (policies[0])",
+        ),
+        (
+            "callbacks: { public_url: 'http://g' }\npolicies: [callbacks: direct]",
+            "direct (policies[0])",
+            "false (callbacks are direct)",
+        ),
+    ] {
+        let settings = load_text(&format!("{ends}\n{text}")).unwrap();
+        let question = Question { service: "S", operation: "o", caller: None };
+        let Resolved::Found(said) = resolve(settings, "pay", question).await else { panic!("not found") };
+        for line in [format!("callbacks          {callbacks}\n"), format!("sticky             {sticky}\n")] {
+            assert!(said.contains(&line), "{line} in {said}");
+        }
+    }
+}

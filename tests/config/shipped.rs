@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use nexus_gateway::config::{Settings, schema};
+use nexus_gateway::config::{Settings, new_key, schema};
 use nexus_gateway::resilience::rate_limit::{OnFailure, Scope};
 use nexus_gateway::resilience::{BreakerSettings, RetrySettings};
 use nexus_gateway::route::{Policy, Selector, Toggle};
 use saphyr::{LoadableYamlNode, Yaml};
 use serde_json::Value;
 
-use crate::{assert_same_as_file, load_path, load_text};
+use crate::{assert_same_as_file, load_path, load_text, write};
 
 fn shipped() -> Vec<PathBuf> {
     let entries = Path::new("config").read_dir().expect("a folder");
@@ -68,12 +68,16 @@ fn the_full_file_shows_the_defaults() {
     assert_eq!((&default.rate_limit, everything.rate_limit), (&None, Some(Toggle::Off)));
     assert_eq!((&default.concurrency, everything.concurrency), (&None, Some(Toggle::Off)));
     assert_eq!((&default.breaker, everything.breaker), (&None, Some(Toggle::Off)));
+    assert_eq!((everything.relay, everything.sticky), (Some(default.relay), Some(default.sticky)));
 
     // What is marked as an example in the file.
     let mut default = Settings::default();
     default.server.workers = settings.server.workers;
     default.state = settings.state.clone();
     default.redis = settings.redis.clone();
+    default.callbacks.public_url = settings.callbacks.public_url.clone();
+    default.callbacks.allow = settings.callbacks.allow.clone();
+    default.callbacks.home = settings.callbacks.home.clone();
     default.log.access_log = settings.log.access_log.clone();
     (default.clusters, default.endpoints, default.policies) =
         (settings.clusters.clone(), settings.endpoints.clone(), settings.policies.clone());
@@ -104,9 +108,29 @@ fn the_schema_gives_each_key_a_text() {
     }
 }
 
+/// An example key would be used by somebody, and one from a file is on no other machine: it is a comment.
+fn with_keys(text: &str) -> String {
+    text.replace("# keys: ", "keys: ")
+}
+
+#[test]
+fn the_example_of_keys_is_right() {
+    let text = std::fs::read_to_string("config/gateway.yaml").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let key = |name: &str| {
+        let entry = new_key(None);
+        let secret = entry.split('"').nth(3).expect("a text in quotes");
+        format!("${{file:{}}}", write(folder.path(), name, secret).display())
+    };
+    let text = with_keys(&text).replace("${file:/run/secrets/k2}", &key("k2"));
+    let text = text.replace("${env:CALLBACK_KEY_1}", &key("k1"));
+    let keys = load_text(&text).unwrap().callbacks.keys;
+    assert_eq!(keys.iter().map(|key| &*key.id).collect::<Vec<_>>(), ["k2", "k1"]);
+}
+
 /// Such as `clusters.*.url`; names of the user's choice become `*`, and lists leave no trace.
 fn yaml_paths(path: &Path) -> BTreeSet<String> {
-    let text = std::fs::read_to_string(path).expect("a text");
+    let text = with_keys(&std::fs::read_to_string(path).expect("a text"));
     let mut paths = BTreeSet::new();
     let documents = Yaml::load_from_str(&text).expect("YAML");
     collect_yaml(&documents[0], "", &mut paths);

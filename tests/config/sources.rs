@@ -7,6 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use nexus_gateway::admission::Trust;
+use nexus_gateway::callback::CallbackSettings;
+use nexus_gateway::callback::destination::Allowed;
+use nexus_gateway::callback::seal::Key;
 use nexus_gateway::config::{Overrides, Settings, load};
 use nexus_gateway::gates::ProcessSettings;
 use nexus_gateway::nexus::BaseUrl;
@@ -79,6 +82,17 @@ policies:
     breaker:
       { failure_rate: 34%, min_requests: 35, window: 36s, consecutive: 37, open_for: 38s, max_open_for: 39s, probes: 40,
         per: service, hold: true }
+    callbacks: direct
+    sticky: false
+callbacks:
+  public_url: http://c:48/z
+  keys:
+    - { id: a, secret: 'MTExMTExMTExMTExMTExMTExMTExMTExMTExMTExMTE=' }
+    - { id: b, secret: MjIyMjIyMjIyMjIyMjIyMjIyMjIyMjIyMjIyMjIyMjI }
+  allow: ['http://d:49', { url: 'http://e:*', private: true }, { url: 'http://f' }]
+  seal_token: false
+  expires_after: 50d
+  home: home
 upstream:
   { connect_timeout: 15s, idle_timeout: 16s, max_idle: 17, resolve_every: 18s, slow_start: 41s, probe_every: 42s,
     eject_after: 43, eject_for: 44s, panic_threshold: 45% }
@@ -114,6 +128,16 @@ log: { level: debug, format: json, access_log: /twenty }",
             target: Target::External { url: url("http://b:11/y") },
         }],
         policies: vec![every_setting_of_a_policy()],
+        callbacks: CallbackSettings {
+            public_url: Some(url("http://c:48/z")),
+            keys: vec![Key::new("a", [b'1'; 32]), Key::new("b", [b'2'; 32])],
+            allow: [("http://d:49", false), ("http://e:*", true), ("http://f", false)]
+                .map(|(url, private)| Allowed::new(url, private).unwrap())
+                .into(),
+            seal_token: false,
+            expires_after: seconds(50 * 24 * 3600),
+            home: Some("home".into()),
+        },
         upstream: UpstreamSettings {
             connect_timeout: seconds(15),
             idle_timeout: seconds(16),
@@ -185,6 +209,8 @@ fn every_setting_of_a_policy() -> PolicyRule {
             probes: 40,
             hold: true,
         })),
+        relay: Some(false),
+        sticky: Some(false),
     }
 }
 
@@ -330,6 +356,10 @@ fn expanded_values_never_show_in_messages() {
         "redis: {url: 'redis://:SECRET@h', timeout: 'SECRET'}",
         "log: {level: 'SECRET', format: 'SECRET', access_log: 'SECRET'}",
         "state: 'SECRET'",
+        "callbacks: 'SECRET'",
+        "callbacks: {public_url: 'SECRET', expires_after: 'SECRET', seal_token: 'SECRET', home: 'SECRET'}",
+        "callbacks: {public_url: 'URL', keys: 'SECRET', allow: ['ftp://SECRET', {url: 'SECRET', private: 'SECRET'}]}",
+        "callbacks: {public_url: 'URL', keys: [{id: ' SECRET', secret: 'SECRET'}, 'SECRET']}",
         "'SECRET'",
     ] {
         let text = text.replace("SECRET", &format!("${{file:{}}}", secret.display()));

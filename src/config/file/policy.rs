@@ -33,6 +33,19 @@ pub(in crate::config) struct Policy {
     pub(in crate::config) retry: Setting<Retry>,
     /// When an operation that keeps failing is not asked for a while, or `off`. Default: never.
     pub(in crate::config) breaker: Setting<Breaker>,
+    /// Whether completions come back through the gateway, or go from the handler's cluster straight to the caller's.
+    /// Default: relay with a `callbacks.public_url`, else direct.
+    pub(in crate::config) callbacks: Option<Callback>,
+    /// Whether operation tokens name the target that they came from, so that a cancel finds it after its endpoint moved.
+    /// Default: true where callbacks are relayed.
+    pub(in crate::config) sticky: Option<bool>,
+}
+
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::config) enum Callback {
+    Relay,
+    Direct,
 }
 
 /// Of two rules that match, the one that names more keys is asked first; of as many, the one that names the operation,

@@ -18,7 +18,7 @@ mod limits;
 /// What a policy can set: the key, and whether a rule sets it.
 type Setting = (&'static str, fn(&PolicyRule) -> bool);
 
-const SETTINGS: [Setting; 8] = [
+const SETTINGS: [Setting; 10] = [
     ("timeout", |rule| rule.timeout.is_some()),
     ("max_request_body", |rule| rule.max_request_body.is_some()),
     ("max_response_body", |rule| rule.max_response_body.is_some()),
@@ -27,6 +27,8 @@ const SETTINGS: [Setting; 8] = [
     ("concurrency", |rule| rule.concurrency.is_some()),
     ("retry", |rule| rule.retry.is_some()),
     ("breaker", |rule| rule.breaker.is_some()),
+    ("callbacks", |rule| rule.relay.is_some()),
+    ("sticky", |rule| rule.sticky.is_some()),
 ];
 
 /// The rules; each sets something, and none sets again what one with the same selector sets.
@@ -56,6 +58,8 @@ fn rule(file: file::Policy, path: &str, report: &mut Report<'_>) -> PolicyRule {
         concurrency: limits::concurrency(file.concurrency, &format!("{path}.concurrency"), report),
         retry: limits::retry(file.retry, &format!("{path}.retry"), report),
         breaker: limits::breaker(file.breaker, &format!("{path}.breaker"), report),
+        relay: file.callbacks.map(|callbacks| matches!(callbacks, file::Callback::Relay)),
+        sticky: file.sticky,
     }
 }
 
@@ -149,6 +153,39 @@ pub(super) fn refuse_shared_without_store(rules: &[PolicyRule], report: &mut Rep
                 "a global limit needs a store; write `redis: { url: redis://HOST:PORT }`, or `scope: local`",
             );
         }
+    }
+}
+
+/// Completions come back to a public URL.
+pub(super) fn refuse_relay_without_url(rules: &[PolicyRule], can_relay: bool, report: &mut Report<'_>) {
+    for (index, _) in rules.iter().enumerate().filter(|(_, rule)| rule.relay == Some(true) && !can_relay) {
+        let path = format!("{}.callbacks", item_path("policies", index));
+        let message = "there is no way to relay without a public URL; write `public_url: http://HOST:PORT` under \
+            `callbacks`, or `direct` here";
+        report.add(&path, message);
+    }
+}
+
+/// The token of an operation whose completion does not come back here cannot be kept the same on both ways. What is
+/// relayed is said as for [`refuse_long_waits`].
+pub(super) fn refuse_sticky_direct(rules: &[PolicyRule], can_relay: bool, report: &mut Report<'_>) {
+    let is_unknown = |index| ["match", "callbacks"].map(|key| format!("{}.{key}", item_path("policies", index)));
+    if (0..rules.len()).flat_map(is_unknown).any(|path| report.is_known_bad(&path)) {
+        return;
+    }
+    let policies = Policies::new(rules.to_vec());
+    for (index, rule) in rules.iter().enumerate().filter(|(_, rule)| rule.sticky == Some(true)) {
+        let relay = policies.explain_selector(&rule.selector).relay;
+        let why = match relay.rule.filter(|_| !relay.value) {
+            Some(rule) => {
+                let path = format!("{}.callbacks", item_path("policies", rule));
+                format!("`{path}`, {}", report.place(&path))
+            }
+            None if !can_relay => "there is no `callbacks.public_url`".into(),
+            None => continue,
+        };
+        let path = format!("{}.sticky", item_path("policies", index));
+        report.add(&path, format!("only relayed operations can be sticky, and these are not ({why}); remove it"));
     }
 }
 

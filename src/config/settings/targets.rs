@@ -175,7 +175,13 @@ fn worker_target(
     Some(Target::Worker { cluster, namespace: worker.namespace?.0, task_queue: worker.task_queue?.0 })
 }
 
-fn known_cluster(name: &str, path: &str, clusters: &[ClusterSettings], report: &mut Report<'_>) -> Option<Arc<str>> {
+/// The cluster of this name, which stands at `path`.
+pub(super) fn known_cluster(
+    name: &str,
+    path: &str,
+    clusters: &[ClusterSettings],
+    report: &mut Report<'_>,
+) -> Option<Arc<str>> {
     let known = clusters.iter().map(|cluster| &cluster.name);
     let found = known.clone().find(|known| &***known == name).cloned();
     if found.is_none() {

@@ -28,6 +28,8 @@ struct Rule {
     concurrency: Option<Toggle<Arc<Ruled<ConcurrencySettings>>>>,
     retry: Option<Arc<RetrySettings>>,
     breaker: Option<Toggle<Arc<Ruled<BreakerSettings>>>>,
+    relay: Option<bool>,
+    sticky: Option<bool>,
 }
 
 /// A setting's value and the place in the configuration of the rule that set it; none where it is the default.
@@ -58,6 +60,10 @@ pub struct Decision {
     pub retry: Decided<Arc<RetrySettings>>,
     /// See [`Policy::breaker`].
     pub breaker: Decided<Option<Arc<Ruled<BreakerSettings>>>>,
+    /// See [`Policy::relay`].
+    pub relay: Decided<bool>,
+    /// See [`Policy::sticky`].
+    pub sticky: Decided<bool>,
 }
 
 /// What holds for an operation, by caller.
@@ -120,6 +126,8 @@ impl Policies {
             concurrency: first(&rules, |rule| rule.concurrency.clone().map(Toggle::on), default.concurrency),
             retry: first(&rules, |rule| rule.retry.clone(), default.retry),
             breaker: first(&rules, |rule| rule.breaker.clone().map(Toggle::on), default.breaker),
+            relay: first(&rules, |rule| rule.relay, default.relay),
+            sticky: first(&rules, |rule| rule.sticky, default.sticky),
         }
     }
 }
@@ -131,7 +139,7 @@ fn first<T>(rules: &[&Rule], setting: impl Fn(&Rule) -> Option<T>, default: T) -
 
 impl Rule {
     fn new(place: usize, rule: PolicyRule) -> Self {
-        let PolicyRule { selector, timeout, max_request_body, max_response_body, hold, .. } = rule;
+        let PolicyRule { selector, timeout, max_request_body, max_response_body, hold, relay, sticky, .. } = rule;
         let never = || RetrySettings { attempts: 1, on: RetryOn::NOTHING, ..RetrySettings::default() };
         Self {
             rate_limit: rule.rate_limit.map(|setting| ruled(setting, place, "rate_limit", &selector)),
@@ -144,6 +152,8 @@ impl Rule {
             max_request_body,
             max_response_body,
             hold,
+            relay,
+            sticky,
         }
     }
 }
@@ -164,6 +174,8 @@ impl From<Decision> for Policy {
             concurrency: decision.concurrency.value,
             retry: decision.retry.value,
             breaker: decision.breaker.value,
+            relay: decision.relay.value,
+            sticky: decision.sticky.value,
         }
     }
 }

@@ -1,0 +1,97 @@
+//! Callbacks: keys, and that nothing shows their secrets.
+
+use nexus_gateway::callback::seal::Key;
+use nexus_gateway::config::{Settings, key_id, new_key};
+
+use crate::{load_text, refusal};
+
+/// 32 bytes in base64, of either alphabet, with and without padding; all begin alike.
+const SECRETS: [&str; 4] = [
+    "hunter2hunter2hunter2hunter2hunter2+unter2g=",
+    "hunter2hunter2hunter2hunter2hunter2-unter2g",
+    "hunter2hunter2hunter2hunter2hunter2/unter2g",
+    "hunter2hunter2hunter2hunter2hunter2_unter2g=",
+];
+
+fn with_keys(keys: &str) -> String {
+    format!("callbacks:\n  public_url: http://gateway.example:7280\n  keys:\n{keys}")
+}
+
+fn ids(settings: &Settings) -> Vec<&str> {
+    settings.callbacks.keys.iter().map(|key| &*key.id).collect()
+}
+
+#[test]
+fn a_new_key_is_one_line_of_a_configuration() {
+    let (first, second) = (new_key(Some("k2")), new_key(None));
+    let settings = load_text(&with_keys(&format!("    {first}\n    {second}\n"))).unwrap();
+    let [_, today] = ids(&settings)[..] else { panic!("two keys") };
+    assert_eq!(settings.callbacks.keys[0].id.as_ref(), "k2");
+    assert!(today.strip_prefix('k').is_some_and(|date| date.len() == 8 && date.parse::<u32>().is_ok()), "{today}");
+    assert_eq!(first.lines().count(), 1);
+    assert_ne!(new_key(Some("k2")), first, "not random");
+    for id in ["12", "1e3", "true", "-", ".", "~".repeat(3).as_str()] {
+        assert_eq!(load_text(&with_keys(&format!("    {}", new_key(Some(id))))).is_ok(), key_id(id).is_ok(), "{id}");
+    }
+}
+
+#[test]
+fn a_secret_is_the_same_in_every_base64() {
+    let load = |secret: &str| {
+        let settings = load_text(&with_keys(&format!("    - {{ id: k, secret: \"{secret}\" }}"))).unwrap();
+        assert!(!format!("{settings:?}").contains("hunter2"));
+        settings.callbacks.keys[0].clone()
+    };
+    let keys: Vec<Key> = SECRETS.iter().map(|secret| load(secret)).collect();
+    assert_eq!((&keys[0], &keys[2]), (&keys[1], &keys[3]));
+    assert_ne!(keys[0], keys[2]);
+    assert_eq!(keys[0], Key::parse(&format!("k:{}", SECRETS[1])).unwrap());
+}
+
+/// Inline, and however it was meant.
+#[test]
+fn the_secret_of_a_key_never_shows() {
+    let secret = SECRETS[1];
+    for keys in [
+        format!("    - {{ id: k, secret: {secret}x }}"),
+        format!("    - {{ id: k, secret: {secret}= , sercet: {secret} }}\n    - {{ id: k, secret: {secret} }}"),
+        format!("    - {{ id: '{secret} ', secret: k }}"),
+        format!("    - {{ id: {secret}, secret: k }}\n    - {{ id: {secret}, secret: {} }}", SECRETS[2]),
+        format!("    - {{ id: k, secret: [{secret}] }}\n    - {{ id: k, secret: {{ {secret}: }} }}"),
+        format!("    - k:{secret}"),
+        format!("    - {{ k:{secret} }}\n    - {{ {secret}: k }}"),
+        format!("    - [{secret}]\n    - {secret}"),
+        format!("    {secret}"),
+        format!("    {{ {secret}: {secret} }}"),
+        format!("    k: {secret}"),
+        format!("    - id: k\n      secret: {secret}\n  home: {secret}x\n  key: {secret}")
+            .replace(&format!("{secret}x"), "nowhere"),
+    ] {
+        let report = refusal(load_text(&with_keys(&keys)));
+        assert!(!report.contains("hunter2") && report.contains("callbacks"), "{keys}\n{report}");
+    }
+    for text in [format!("callbacks: {secret}"), format!("callbacks: {{ keys: {secret}, public_url: 'http://g' }}")] {
+        let report = refusal(load_text(&text));
+        assert!(!report.contains("hunter2") && report.contains("callbacks"), "{text}\n{report}");
+    }
+    let report = refusal(load_text(&with_keys("    - { id: k, secret: 31415926535 }\n    - 3141.5926535")));
+    assert!(!report.contains("31415926535") && !report.contains("3141.59"), "{report}");
+}
+
+#[test]
+fn a_length_is_told_and_not_the_secret() {
+    for (secret, said) in [("", "is 0 bytes"), ("aA==", "is 1 byte in"), ("hunter2hunter2AA", "is 12 bytes")] {
+        let report = refusal(load_text(&with_keys(&format!("    - {{ id: k, secret: '{secret}' }}"))));
+        assert!(report.contains(&format!("callbacks.keys[0].secret: this text {said}")), "{report}");
+        assert!(report.contains(":4: ") && !report.contains("hunter2"), "{report}");
+    }
+}
+
+#[test]
+fn a_home_needs_no_public_url() {
+    let settings = load_text("clusters: { a: { url: 'http://a' } }\ncallbacks: { home: a }").unwrap();
+    assert_eq!((settings.callbacks.home.as_deref(), settings.callbacks.public_url), (Some("a"), None));
+    for text in ["callbacks: {}", "callbacks:"] {
+        assert_eq!(load_text(text), Ok(Settings::default()));
+    }
+}
