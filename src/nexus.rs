@@ -1,10 +1,11 @@
 //! The Nexus protocol over HTTP, as pure functions: what a request asks for, what a failure says.
 //!
-//! Knows paths, headers, time-outs, links and failure bodies. Must not know where anything is sent, what a
+//! Knows paths, headers, time-outs, links, failure bodies and what completions are. Must not know where anything is sent, what a
 //! policy allows, or what time it is. The rules come from the Nexus HTTP specification and from what Temporal
 //! servers do with them; where the two differ, Temporal's behaviour is followed.
 
 pub mod call;
+pub mod callback;
 pub mod failure;
 pub mod headers;
 pub mod link;
@@ -14,7 +15,7 @@ pub mod url;
 
 pub use call::{Call, Invalid};
 pub use failure::ErrorType;
-pub use path::{Method, Path};
+pub use path::{Method, Path, Route};
 pub use url::BaseUrl;
 
 /// Longest name of a Nexus endpoint in bytes (Temporal's default limit).

@@ -13,16 +13,43 @@ pub static REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("request-timeou
 pub static LINK: HeaderName = HeaderName::from_static("nexus-link");
 /// Token of an asynchronous operation.
 pub static OPERATION_TOKEN: HeaderName = HeaderName::from_static("nexus-operation-token");
-/// How an operation ended: `failed` or `canceled` on a 424.
+/// How an operation ended: `failed` or `canceled` on a 424, on a completion `succeeded` as well.
 pub static OPERATION_STATE: HeaderName = HeaderName::from_static("nexus-operation-state");
 /// Overrides the retryability of a handler error's type; the only signal that callers up to Temporal 1.30 read.
 pub static REQUEST_RETRYABLE: HeaderName = HeaderName::from_static("nexus-request-retryable");
 /// Id of the caller's cluster. A handler's cluster of the same id completes internally and ignores the callback URL.
 pub static CALLBACK_SOURCE: HeaderName = HeaderName::from_static("nexus-callback-source");
+/// Token that the caller's cluster wants back on the completion, as a start carries it.
+pub static CALLBACK_TOKEN_SENT: HeaderName = HeaderName::from_static("nexus-callback-temporal-callback-token");
+/// The same token, as the completion carries it.
+pub static CALLBACK_TOKEN: HeaderName = HeaderName::from_static("temporal-callback-token");
+/// Begins the names of what a start wants back on its completion, without this prefix.
+pub const CALLBACK_PREFIX: &str = "nexus-callback-";
+/// When an operation started, an HTTP date, on a completion that may come before its start's answer.
+pub static OPERATION_START_TIME: HeaderName = HeaderName::from_static("nexus-operation-start-time");
+/// When an operation ended, RFC 3339, on a completion.
+pub static OPERATION_CLOSE_TIME: HeaderName = HeaderName::from_static("nexus-operation-close-time");
 /// `worker` where the worker and not the infrastructure failed.
 pub static FAILURE_SOURCE: HeaderName = HeaderName::from_static("temporal-nexus-failure-source");
 /// Names the reason on every failure that the gateway itself makes.
 pub static GATEWAY_FAILURE: HeaderName = HeaderName::from_static("nexus-gateway-failure");
+
+/// `text` as a header's value that no log shows; none where it has a byte that no header can carry.
+pub fn sensitive(text: &[u8]) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_bytes(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// Puts `token` in the place of the `Nexus-Operation-Token`, where there is one. False, and nothing is changed, where
+/// no header can carry `token`.
+pub fn replace_operation_token(headers: &mut HeaderMap, token: &str) -> bool {
+    let Some(value) = sensitive(token.as_bytes()) else { return false };
+    if headers.contains_key(&OPERATION_TOKEN) {
+        headers.insert(&OPERATION_TOKEN, value);
+    }
+    true
+}
 
 /// Says on an answer which rate limit there is and what is left of it (draft-ietf-httpapi-ratelimit-headers).
 pub fn tell_limit(answer: &mut HeaderMap, policy: &str, left: &str) {

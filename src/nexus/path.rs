@@ -1,4 +1,4 @@
-//! Request paths: `/nexus/endpoints/{endpoint}/services/{service}/{operation}[/cancel]`.
+//! Request paths: `/nexus/endpoints/{endpoint}/services/{service}/{operation}[/cancel]`, and those of completions.
 //!
 //! Segments stay as the caller wrote them: they are cut out of the path, never decoded in place, normalised or
 //! collapsed, so that what is forwarded is what was sent.
@@ -40,6 +40,27 @@ pub struct Path {
     pub operation: Range<usize>,
     /// What is asked.
     pub method: Method,
+    /// The token of a cancel in the older form.
+    pub token: Option<Range<usize>>,
+}
+
+/// What a path leads to. Ranges are of the raw path, percent-encoded as the caller wrote them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// An operation: `/nexus/endpoints/…`.
+    Operation(Path),
+    /// A completion on its way back through the gateway: `/nexus/callback/{sealed}`.
+    Relay {
+        /// What was sealed on the start, one segment.
+        sealed: Range<usize>,
+    },
+    /// A completion for the home cluster that says in its token whose it is: `/nexus/callback`.
+    HomeCallback,
+    /// A completion for a namespace of the home cluster: `/namespaces/{ns}/nexus/callback`.
+    NamespaceCallback {
+        /// The namespace, one segment.
+        namespace: Range<usize>,
+    },
 }
 
 /// Why a path is not one that Nexus has.
@@ -68,11 +89,13 @@ impl Path {
         }
         let service = next()?;
         let operation = next()?;
+        let mut token = None;
         let method = match (segments.next(), segments.next(), segments.next()) {
             (None, ..) => Method::Start,
             (Some(last), None, _) if &raw[last.clone()] == "cancel" => Method::Cancel,
-            (Some(token), Some(last), None) if &raw[last.clone()] == "cancel" => {
-                check_segment(&raw[token])?;
+            (Some(segment), Some(last), None) if &raw[last.clone()] == "cancel" => {
+                check_segment(&raw[segment.clone()])?;
+                token = Some(segment);
                 Method::LegacyCancel
             }
             _ => return Err(BadPath::Unknown),
@@ -80,7 +103,7 @@ impl Path {
         for part in [&endpoint, &service, &operation] {
             check_segment(&raw[part.clone()])?;
         }
-        Ok(Self { endpoint, service, operation, method })
+        Ok(Self { endpoint, service, operation, method, token })
     }
 
     /// `{service}/{operation}` as written: the key of an operation.
@@ -92,6 +115,37 @@ impl Path {
     pub fn tail<'a>(&self, raw: &'a str) -> &'a str {
         &raw[self.service.start..]
     }
+}
+
+impl Route {
+    /// Finds out what `raw`, the path of a request without its query, leads to.
+    pub fn parse(raw: &str) -> Result<Self, BadPath> {
+        const CALLBACK: &str = "/nexus/callback";
+        const NAMESPACES: &str = "/namespaces/";
+        // Operations are what most requests are for: what is not one is found out afterwards.
+        match Path::parse(raw) {
+            Err(BadPath::Unknown) => {}
+            found => return found.map(Self::Operation),
+        }
+        if raw == CALLBACK {
+            return Ok(Self::HomeCallback);
+        }
+        if let Some(sealed) = raw.strip_prefix(CALLBACK).and_then(|rest| rest.strip_prefix('/')) {
+            return Ok(Self::Relay { sealed: whole_segment(raw, raw.len() - sealed.len()..raw.len())? });
+        }
+        let namespace = raw.strip_prefix(NAMESPACES).and_then(|rest| rest.strip_suffix(CALLBACK));
+        let namespace = namespace.ok_or(BadPath::Unknown)?;
+        let range = NAMESPACES.len()..NAMESPACES.len() + namespace.len();
+        Ok(Self::NamespaceCallback { namespace: whole_segment(raw, range)? })
+    }
+}
+
+fn whole_segment(raw: &str, range: Range<usize>) -> Result<Range<usize>, BadPath> {
+    let segment = &raw[range.clone()];
+    if segment.contains('/') {
+        return Err(BadPath::Unknown);
+    }
+    check_segment(segment).map(|()| range)
 }
 
 /// Byte ranges between slashes, from a start on.
@@ -214,7 +268,77 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_token_of_an_older_cancel_has_its_range() {
+        let raw = "/nexus/endpoints/pay/services/Svc/op/tok%2Fen/cancel";
+        assert_eq!(Path::parse(raw).unwrap().token.map(|token| &raw[token]), Some("tok%2Fen"));
+        assert_eq!(Path::parse("/nexus/endpoints/pay/services/Svc/op/cancel").unwrap().token, None);
+    }
+
+    #[test]
+    fn completions_have_three_routes() {
+        let sealed = |raw: &'static str| match Route::parse(raw) {
+            Ok(Route::Relay { sealed }) => Ok(&raw[sealed]),
+            other => Err(other),
+        };
+        assert_eq!(sealed("/nexus/callback/AbC-_9"), Ok("AbC-_9"));
+        assert_eq!(sealed("/nexus/callback/a%2Fb"), Ok("a%2Fb"));
+        assert_eq!(Route::parse("/nexus/callback"), Ok(Route::HomeCallback));
+        let raw = "/namespaces/pay%20ments/nexus/callback";
+        let Ok(Route::NamespaceCallback { namespace }) = Route::parse(raw) else { panic!("{raw}") };
+        assert_eq!(&raw[namespace], "pay%20ments");
+        let raw = "/nexus/endpoints/callback/services/nexus/callback";
+        assert_eq!(Route::parse(raw), Path::parse(raw).map(Route::Operation));
+    }
+
+    #[test]
+    fn nothing_near_a_route_is_one() {
+        for raw in [
+            "",
+            "/nexus",
+            "/nexus/callback/",
+            "/nexus/callback/a/",
+            "/nexus/callback/a/b",
+            "/nexus/callbacks",
+            "/nexus/callbacka",
+            "//nexus/callback",
+            "/Nexus/callback",
+            "/namespaces/nexus/callback",
+            "/namespaces//nexus/callback",
+            "/namespaces/a/b/nexus/callback",
+            "/namespaces/a/nexus/callback/b",
+            "/namespaces/nexus/callback/nexus",
+            "/nexus/endpoints/pay/services/Svc",
+        ] {
+            assert_eq!(Route::parse(raw), Err(BadPath::Unknown), "{raw}");
+        }
+        for (bad, why) in
+            [("..", BadPath::Dots), ("%2e", BadPath::Dots), ("%f", BadPath::Escape), ("%ff", BadPath::Escape)]
+        {
+            for raw in [
+                format!("/nexus/callback/{bad}"),
+                format!("/namespaces/{bad}/nexus/callback"),
+                format!("/nexus/endpoints/pay/services/Svc/{bad}"),
+            ] {
+                assert_eq!(Route::parse(&raw), Err(why), "{raw}");
+            }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_route_never_panics(raw in "(/nexus|/namespaces)?[a-z%2eF./é]{0,20}(/nexus)?(/callback)?[a-z%2e./é]{0,20}") {
+            match Route::parse(&raw) {
+                Ok(Route::Relay { sealed }) => prop_assert_eq!(format!("/nexus/callback/{}", &raw[sealed]), raw),
+                Ok(Route::NamespaceCallback { namespace }) => {
+                    prop_assert_eq!(format!("/namespaces/{}/nexus/callback", &raw[namespace]), raw);
+                }
+                Ok(Route::HomeCallback) => prop_assert_eq!(raw, "/nexus/callback"),
+                Ok(Route::Operation(path)) => prop_assert_eq!(Path::parse(&raw), Ok(path)),
+                Err(why) => prop_assert_eq!(Path::parse(&raw), Err(why)),
+            }
+        }
+
         #[test]
         fn never_panics_and_keeps_every_byte(raw in "(/nexus/endpoints/)?[a-z%2eF./]{0,40}(/services/)?[a-z%2e./]{0,40}") {
             if let Ok(path) = Path::parse(&raw) {
