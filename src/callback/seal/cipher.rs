@@ -64,8 +64,8 @@ impl Cipher {
     }
 
     /// Seals the content into a text with this before it.
-    pub(super) fn seal(&self, purpose: Purpose, context: &[&str], content: &[u8], prefix: &str) -> String {
-        let bound = bound(self.name, purpose, context);
+    pub(super) fn seal(&self, purpose: Purpose, bound_to: &[&str], content: &[u8], prefix: &str) -> String {
+        let bound = bound(self.name, purpose, bound_to);
         let nonce = self.nonce(purpose, &bound, content);
         let mut sealed = Vec::with_capacity(HEAD_LEN + content.len() + TAG_LEN);
         sealed.push(VERSION);
@@ -83,14 +83,14 @@ impl Cipher {
     }
 
     /// Opens a text that names this key.
-    pub(super) fn open(&self, purpose: Purpose, context: &[&str], text: &str) -> Result<Vec<u8>, Refused> {
+    pub(super) fn open(&self, purpose: Purpose, bound_to: &[&str], text: &str) -> Result<Vec<u8>, Refused> {
         let mut sealed = TEXT.decode(text).map_err(|_| Refused::Malformed)?;
         if sealed.len() < HEAD_LEN + TAG_LEN {
             return Err(Refused::Malformed);
         }
         let (head, content) = sealed.split_at_mut(HEAD_LEN);
         let nonce = Nonce::try_assume_unique_for_key(&head[1 + NAME_LEN..]).map_err(|_| Refused::Malformed)?;
-        let bound = bound(self.name, purpose, context);
+        let bound = bound(self.name, purpose, bound_to);
         let content = self.aead(purpose).open_in_place(nonce, Aad::from(bound.bytes()), content);
         content.map(|content| content.to_vec()).map_err(|_| Refused::Forged)
     }
@@ -100,10 +100,10 @@ impl Cipher {
         let mut nonce = [0; NONCE_LEN];
         match purpose {
             Purpose::OperationToken => {
-                let mut context = hmac::Context::with_key(&self.operation_nonce);
-                context.update(bound.bytes());
-                context.update(content);
-                nonce.copy_from_slice(&context.sign().as_ref()[..NONCE_LEN]);
+                let mut mac = hmac::Context::with_key(&self.operation_nonce);
+                mac.update(bound.bytes());
+                mac.update(content);
+                nonce.copy_from_slice(&mac.sign().as_ref()[..NONCE_LEN]);
             }
             Purpose::Callback | Purpose::CallbackToken => {
                 rand::fill(&mut nonce).expect("the system has randomness");
@@ -122,12 +122,12 @@ impl Cipher {
 }
 
 /// What a seal is bound to. Every text has its length before it, so that no two contexts give the same bytes.
-fn bound(name: Name, purpose: Purpose, context: &[&str]) -> Writer {
+fn bound(name: Name, purpose: Purpose, bound_to: &[&str]) -> Writer {
     let mut bound = Writer::default();
     bound.number(VERSION.into());
     bound.number(u32::from_be_bytes(name).into());
     bound.text(purpose.label());
-    for text in context {
+    for text in bound_to {
         bound.text(text);
     }
     bound
