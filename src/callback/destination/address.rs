@@ -75,12 +75,11 @@ fn of_v4(address: Ipv4Addr) -> Class {
         [100, 64..=127, ..] => Class::Shared,
         [169, 254, ..] => Class::LinkLocal,
         [192, 0, 2, _] | [198, 51, 100, _] | [203, 0, 113, _] => Class::Documentation,
-        // IETF protocols; the relays of 6to4, which are no more (RFC 7526).
-        [192, 0, 0, _] | [192, 88, 99, _] => Class::Reserved,
         [198, 18..=19, ..] => Class::Benchmarking,
         [224..=239, ..] => Class::Multicast,
         [255, 255, 255, 255] => Class::Broadcast,
-        [240..=255, ..] => Class::Reserved,
+        // IETF protocols; the relays of 6to4, which are no more (RFC 7526); class E.
+        [192, 0, 0, _] | [192, 88, 99, _] | [240..=255, ..] => Class::Reserved,
         _ => Class::Public,
     }
 }
@@ -94,12 +93,8 @@ fn of_v6(address: Ipv6Addr) -> Class {
         [0, 0, 0, 0, 0, 0, 0, 1] => Class::Loopback,
         // An IPv4 address in the socket interface, and one behind NAT64 (RFC 6052 §2.1): as good as what is within.
         [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => of_v4(last_four(address)),
-        // IPv4-compatible, SIIT, a network's own NAT64 (RFC 8215), Teredo, 6to4.
-        [0, 0, 0, 0, 0, 0, ..]
-        | [0, 0, 0, 0, 0xffff, 0, ..]
-        | [0x64, 0xff9b, 1, ..]
-        | [0x2001, 0, ..]
-        | [0x2002, ..] => Class::Transitional,
+        // IPv4-compatible and SIIT, a network's own NAT64 (RFC 8215), Teredo, 6to4.
+        [0, 0, 0, 0, 0 | 0xffff, 0, ..] | [0x64, 0xff9b, 1, ..] | [0x2001, 0, ..] | [0x2002, ..] => Class::Transitional,
         [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => Class::Documentation,
         [0x2001, 2, 0, ..] => Class::Benchmarking,
         [0x2001, 0..=0x1ff, ..] => Class::Reserved,

@@ -95,7 +95,8 @@ impl Allowed {
         self.is_for_port(destination)
             && match (&self.host, &destination.host) {
                 (HostPattern::Name(name), Host::Name(host)) => name == host,
-                (HostPattern::Below(end), Host::Name(host)) => host.len() > end.len() && host.ends_with(&**end),
+                // Something stands before the dot: no name begins with one.
+                (HostPattern::Below(end), Host::Name(host)) => host.ends_with(&**end),
                 (HostPattern::Net(net), Host::Address(address)) => net.contains(*address),
                 _ => false,
             }

@@ -338,12 +338,13 @@ fn a_worker_thread_without_a_runtime_can_ask_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn origins_are_bounded_in_number_and_gone_when_forgotten() {
+async fn origins_are_bounded_and_those_beyond_are_let_go() {
     let (destinations, _) = destinations(allow(&["http://10.0.0.0/8:*"]));
-    for port in 1..=1_500 {
-        destinations.find(&destination(&format!("http://10.0.0.1:{port}"))).unwrap();
-    }
-    assert!(destinations.origins() <= 1_000);
+    let find = |port| destinations.find(&destination(&format!("http://10.0.0.1:{port}"))).unwrap();
+    let begun: Vec<_> = (1..=1_500).map(|port| Arc::downgrade(&find(port))).collect();
+    assert_eq!(destinations.origins(), 1_000);
+    // The cache drops what it lets go in batches of 64.
+    assert!(begun.iter().filter(|upstream| upstream.strong_count() > 0).count() < 1_064);
 }
 
 fn entry() -> impl Strategy<Value = Allowed> {
@@ -385,7 +386,7 @@ proptest! {
         ],
         addresses in prop::collection::vec(any_address(), 1..8),
     ) {
-        // An IPv4 address in an IPv6 spelling is none.
+        // An IPv4 address in an IPv6 spelling is refused right there.
         let Ok(destination) = Destination::parse(&format!("http://{host}")) else { return Ok(()) };
         let net = Net::default();
         if let Ok(reach) = allow::reach(&entries, &destination) {
@@ -407,7 +408,7 @@ proptest! {
 
     #[test]
     fn a_url_that_is_read_says_the_same_to_everybody(
-        url in "(?i)(https?|ftp)?:?/{0,3}([a-z0-9.@:%\\[\\]\\\\#?*-]{0,12}|127\\.0\\.0\\.1|\\[::1\\]|h\\.example)(:[0-9]{0,6})?[/?#]?.{0,8}",
+        url in "(http://|HTTP://|https?:?/{0,3}|ftp:)([a-z0-9.]{1,9}|[a-z0-9.@:%\\[\\]\\\\#?*-]{0,9}|127\\.0\\.0\\.1|\\[::1\\])(:[0-9]{0,6})?([/?#][ -~]{0,8})?",
     ) {
         let Ok(destination) = Destination::parse(&url) else { return Ok(()) };
         let other: Uri = url.parse().unwrap();
@@ -416,7 +417,7 @@ proptest! {
             ref host => host.to_string(),
         });
         prop_assert_eq!(other.port_u16().unwrap_or(80), destination.origin().port);
-        prop_assert_eq!(BaseUrl::parse(&destination.to_string()).as_ref(), Ok(destination.origin()));
+        prop_assert_eq!(BaseUrl::parse(&destination.to_string()), Ok(destination.origin().clone()));
         prop_assert!(url.ends_with(destination.path_and_query().as_str().strip_prefix('/').unwrap()));
     }
 }
