@@ -10,6 +10,10 @@ mod link;
 mod path;
 #[path = "../fuzz/checks/seal.rs"]
 mod seal;
+#[path = "../fuzz/checks/query.rs"]
+mod query;
+#[path = "../fuzz/checks/started.rs"]
+mod started;
 #[path = "../fuzz/checks/timeout.rs"]
 mod timeout;
 
@@ -49,4 +53,11 @@ fn failures() {
 #[test]
 fn seals() {
     replay("seal", seal::check);
+fn queries() {
+    replay("query", query::check);
+}
+
+#[test]
+fn started_operations() {
+    replay("started", started::check);
 }
