@@ -1,5 +1,7 @@
 //! Callbacks: keys, and that nothing shows their secrets.
 
+use std::process::Command;
+
 use nexus_gateway::callback::seal::Key;
 use nexus_gateway::config::{Settings, key_id, new_key};
 
@@ -46,6 +48,21 @@ fn a_secret_is_the_same_in_every_base64() {
     assert_eq!((&keys[0], &keys[2]), (&keys[1], &keys[3]));
     assert_ne!(keys[0], keys[2]);
     assert_eq!(keys[0], Key::parse(&format!("k:{}", SECRETS[1])).unwrap());
+}
+
+#[test]
+fn the_command_prints_a_key_and_nothing_else() {
+    let run = |arguments: &[&str]| {
+        let ended = Command::new(env!("CARGO_BIN_EXE_nexus-gateway")).args(["keys", "new"]).args(arguments).output();
+        ended.expect("the binary runs")
+    };
+    let ended = run(&["--id", "k9"]);
+    assert!(ended.status.success() && ended.stderr.is_empty(), "{ended:?}");
+    let key = String::from_utf8(ended.stdout).unwrap();
+    assert_eq!(ids(&load_text(&with_keys(&format!("    {key}"))).unwrap()), ["k9"]);
+    let ended = run(&["--id", "a key"]);
+    assert!(ended.status.code() == Some(64) && ended.stdout.is_empty(), "{ended:?}");
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("is not a key's id"), "{ended:?}");
 }
 
 /// Inline, and however it was meant.

@@ -128,16 +128,7 @@ log: { level: debug, format: json, access_log: /twenty }",
             target: Target::External { url: url("http://b:11/y") },
         }],
         policies: vec![every_setting_of_a_policy()],
-        callbacks: CallbackSettings {
-            public_url: Some(url("http://c:48/z")),
-            keys: vec![Key::new("a", [b'1'; 32]), Key::new("b", [b'2'; 32])],
-            allow: [("http://d:49", false), ("http://e:*", true), ("http://f", false)]
-                .map(|(url, private)| Allowed::new(url, private).unwrap())
-                .into(),
-            seal_token: false,
-            expires_after: seconds(50 * 24 * 3600),
-            home: Some("home".into()),
-        },
+        callbacks: every_setting_of_callbacks(),
         upstream: UpstreamSettings {
             connect_timeout: seconds(15),
             idle_timeout: seconds(16),
@@ -158,6 +149,19 @@ log: { level: debug, format: json, access_log: /twenty }",
         },
     };
     assert_eq!(settings, Ok(expected));
+}
+
+fn every_setting_of_callbacks() -> CallbackSettings {
+    CallbackSettings {
+        public_url: Some(BaseUrl::parse("http://c:48/z").expect("a URL")),
+        keys: vec![Key::new("a", [b'1'; 32]), Key::new("b", [b'2'; 32])],
+        allow: [("http://d:49", false), ("http://e:*", true), ("http://f", false)]
+            .map(|(url, private)| Allowed::new(url, private).expect("a URL"))
+            .into(),
+        seal_token: false,
+        expires_after: Duration::from_secs(50 * 24 * 3600),
+        home: Some("home".into()),
+    }
 }
 
 fn every_setting_of_a_policy() -> PolicyRule {

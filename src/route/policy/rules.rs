@@ -293,6 +293,24 @@ mod tests {
     }
 
     #[test]
+    fn how_completions_come_back_is_decided_like_the_rest() {
+        let of = |endpoint: &str, relay, sticky| PolicyRule {
+            selector: selector(None, endpoint, "", ""),
+            relay,
+            sticky,
+            ..PolicyRule::default()
+        };
+        let policies = Policies::new(vec![of("", Some(false), Some(false)), of("pay", Some(true), None)]);
+        let decided = |endpoint| {
+            let policy = policies.decide(endpoint, "S", "o", CALLER);
+            (policy.relay, policy.sticky)
+        };
+        assert_eq!((decided("pay"), decided("other")), ((true, false), (false, false)));
+        let default = Policies::default().decide("pay", "S", "o", CALLER);
+        assert_eq!((default.relay, default.sticky), (true, true));
+    }
+
+    #[test]
     fn requests_of_one_rule_share_its_settings() {
         let policies = Policies::new(vec![breaker(Selector::default(), Toggle::On(BreakerSettings::default()))]);
         let of = |operation| policies.decide_all("pay", "S", operation).of(CALLER).breaker.clone().unwrap();
