@@ -39,7 +39,8 @@ pub(in crate::config) struct SealKey {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct AllowKeys {
-    /// `http://HOST[:PORT]`; `*` as the port: each. Mandatory.
+    /// `http://HOST[:PORT]`: a name, `*.` before a name, an address or a network such as `10.0.0.0/8`; `*` as the port:
+    /// any. Mandatory.
     pub(in crate::config) url: Option<Checked<AllowedUrl>>,
     /// Whether the host may have addresses of private networks. Default: false.
     pub(in crate::config) private: Option<bool>,

@@ -99,5 +99,5 @@ fn allowed(item: Option<Allow>, path: String, report: &mut Report<'_>) -> Option
         }
     };
     let allowed = Allowed::new(&url.0, private);
-    allowed.map_err(|why| report.add_about(&path, &format!("is refused: {why}"))).ok()
+    allowed.map_err(|why| report.add_about(&path, &why)).ok()
 }

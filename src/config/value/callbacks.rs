@@ -99,7 +99,7 @@ impl Kind for AllowedUrl {
     }
 
     fn pattern() -> &'static str {
-        "^http://"
+        "^https?://"
     }
 }
 
