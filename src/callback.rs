@@ -1,15 +1,29 @@
 //! Completions on their way back: sealed on the start, opened and forwarded when the handler's cluster sends them.
 //!
 //! Nothing is kept: all that a completion needs to come home is sealed into its URL and its token, so that any replica
-//! that has the keys can carry any completion. Knows URLs, tokens and keys. Must not know how a request was admitted.
+//! that has the keys can carry any completion. Knows URLs, tokens and keys. Must not know how a request was admitted or
+//! how a completion is sent.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use crate::nexus::BaseUrl;
+use http::request::Parts;
+use http::{HeaderMap, Response};
+
+use crate::body::Content;
+use crate::nexus::callback::{self, MAX_HEADERS};
+use crate::nexus::{BaseUrl, Method, Path, headers, timeout};
+use crate::upstream::Outgoing;
 
 pub mod destination;
+pub mod keys;
 pub mod seal;
+
+use destination::{Destination, Destinations, Forbidden};
+use seal::{Keyring, Opened, Operation, Origin, Refused, TargetRef, TooLong};
+
+/// How much longer than its operation a seal holds: a handler's cluster sends a completion again and again.
+const BEYOND_OPERATION: Duration = Duration::from_secs(24 * 3600);
 
 /// What holds for completions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,4 +53,207 @@ impl Default for CallbackSettings {
             home: None,
         }
     }
+}
+
+/// How completions go through this gateway.
+pub struct Completions {
+    /// Those that were sealed on their start.
+    pub relay: Option<Callbacks>,
+    /// The cluster that takes those that were not.
+    pub home: Option<BaseUrl>,
+    /// Where either may go.
+    pub destinations: Arc<Destinations>,
+}
+
+/// Seals callbacks and opens them.
+pub struct Callbacks {
+    settings: CallbackSettings,
+    public_url: String,
+    keyring: Keyring,
+    destinations: Arc<Destinations>,
+}
+
+/// An operation as a start, its answer or a cancel names it.
+pub struct About<'a> {
+    /// The endpoint's name.
+    pub endpoint: &'a str,
+    /// `{service}/{operation}` as the caller wrote it.
+    pub key: &'a str,
+    /// Who calls.
+    pub caller: &'a str,
+    /// Where it goes, if its cancels shall follow it there.
+    pub target: Option<TargetRef>,
+}
+
+/// Why a start's callback cannot be relayed. The message is for the caller's developer.
+#[derive(Debug, thiserror::Error)]
+pub enum Unsealable {
+    /// `temporal://system` of a cluster that is not known here.
+    #[error(
+        "the callback temporal://system can only be delivered by the caller's own cluster, which this gateway does not know"
+    )]
+    System,
+    /// Completions may not be sent there.
+    #[error("completions may not be sent to the callback URL: {0}")]
+    Forbidden(Forbidden),
+    /// Sealed, the callback URL is longer than Temporal takes.
+    #[error("the callback URL is too long to be relayed: sealed, it exceeds Temporal's {max} characters by {by}", max = .0.max, by = .0.by)]
+    TooLong(TooLong),
+    /// Sealed, the callback headers are larger than Temporal takes.
+    #[error(
+        "the callback headers are too large to be relayed: with a sealed token, they exceed Temporal's {MAX_HEADERS} bytes by {0}"
+    )]
+    Headers(usize),
+    /// The request cannot carry the sealed callback.
+    #[error("the request cannot carry a sealed callback")]
+    Malformed,
+}
+
+/// A completion that was opened.
+pub struct Homeward {
+    /// Where it came from.
+    pub origin: Origin,
+    /// Where it goes.
+    pub destination: Destination,
+    /// How long ago its start was sealed.
+    pub lag: Duration,
+}
+
+impl Callbacks {
+    /// Relays callbacks with `keys`, of which there is at least one; none where the settings do not say so.
+    pub fn new(settings: CallbackSettings, keyring: Keyring, destinations: Arc<Destinations>) -> Option<Self> {
+        let public_url = settings.public_url.as_ref()?.to_string();
+        Some(Self { settings, public_url, keyring, destinations })
+    }
+
+    /// Seals the callback of a start. False where it has none. `home` gives the URL of the cluster of an id.
+    pub fn seal_start(
+        &self,
+        start: &mut Outgoing,
+        about: About<'_>,
+        home: impl Fn(&str) -> Option<BaseUrl>,
+    ) -> Result<bool, Unsealable> {
+        let query = start.uri.query().unwrap_or_default().to_owned();
+        let Some(url) = callback::callback_of(Some(&query)) else { return Ok(false) };
+        let url = if callback::is_system_callback(&url) {
+            let source = start.headers.get(&headers::CALLBACK_SOURCE).and_then(|source| source.to_str().ok());
+            let cluster = source.and_then(home).ok_or(Unsealable::System)?;
+            format!("{cluster}/nexus/callback")
+        } else {
+            url.into_owned()
+        };
+        let destination = Destination::parse(&url).map_err(Unsealable::Forbidden)?;
+        self.destinations.find(&destination).map_err(Unsealable::Forbidden)?;
+        let origin = self.origin(url, about, &start.headers);
+        self.put_sealed(start, &query, &origin)?;
+        start.headers.remove(&headers::CALLBACK_SOURCE);
+        Ok(true)
+    }
+
+    fn origin(&self, url: String, about: About<'_>, start: &HeaderMap) -> Origin {
+        let issued = unix_now();
+        let operation = start.get(&headers::OPERATION_TIMEOUT).and_then(|value| value.to_str().ok());
+        let operation = operation.and_then(timeout::parse_operation);
+        let holds = operation.map_or(self.settings.expires_after, |operation| operation + BEYOND_OPERATION);
+        Origin {
+            url,
+            endpoint: format!("{}/{}", about.endpoint, about.key),
+            target: about.target.map(|target| target.to_string()).unwrap_or_default(),
+            caller: about.caller.into(),
+            issued,
+            expires: issued.saturating_add(holds.as_secs()),
+        }
+    }
+
+    fn put_sealed(&self, start: &mut Outgoing, query: &str, origin: &Origin) -> Result<(), Unsealable> {
+        let sealed = self.keyring.seal_callback(origin);
+        let url = seal::callback_url(&self.public_url, &sealed).map_err(Unsealable::TooLong)?;
+        if self.settings.seal_token {
+            let seal = |token: &[u8]| Some(self.keyring.seal_token(token, &origin.url));
+            callback::seal_callback_token(&mut start.headers, seal).ok_or(Unsealable::Malformed)?;
+            let size = callback::callback_headers_size(&start.headers);
+            if size > MAX_HEADERS {
+                return Err(Unsealable::Headers(size - MAX_HEADERS));
+            }
+        }
+        let set = callback::set_query(&mut start.uri, &callback::with_callback(query, &url));
+        if set { Ok(()) } else { Err(Unsealable::Malformed) }
+    }
+
+    /// Wraps the token of a start's 201 with the target that it came from. One that would be too long stays as it is, and
+    /// so do all where cancels do not follow their operations.
+    pub fn wrap_started(&self, answer: Response<Content>, about: About<'_>) -> Response<Content> {
+        let (mut head, content) = answer.into_parts();
+        let (Content::Whole(body), Some(target)) = (&content, about.target) else {
+            return Response::from_parts(head, content);
+        };
+        let wrapped = callback::started_token(&head.headers, body).and_then(|token| {
+            let operation = Operation { target: target.clone(), token };
+            let sealed = self.keyring.seal_operation(about.endpoint, about.caller, &operation);
+            sealed
+                .inspect_err(
+                    |error| tracing::warn!(endpoint = about.endpoint, %error, "an operation token stays as it is"),
+                )
+                .ok()
+        });
+        let body = wrapped.and_then(|wrapped| callback::with_started_token(body, &mut head.headers, &wrapped));
+        Response::from_parts(head, body.map_or(content, Content::Whole))
+    }
+
+    /// Opens the token of a cancel, and puts the handler's own in its place: the target that it was started at, and the
+    /// path as it is now. None where the token is not one of ours.
+    pub fn open_cancel(
+        &self,
+        head: &mut Parts,
+        path: &Path,
+        endpoint: &str,
+        caller: &str,
+    ) -> Result<Option<(TargetRef, Path)>, Refused> {
+        if path.method == Method::Start {
+            return Ok(None);
+        }
+        let Some(token) = callback::cancel_token(path, head) else { return Ok(None) };
+        match self.keyring.open_operation(endpoint, caller, &token) {
+            Opened::Foreign => Ok(None),
+            Opened::Refused(refused) => Err(refused),
+            Opened::Ours(Operation { target, token }) => {
+                let path = callback::with_cancel_token(path, head, &token).ok_or(Refused::Malformed)?;
+                Ok(Some((target, path)))
+            }
+        }
+    }
+
+    /// Opens a completion that came to `sealed`, and makes its headers what the caller's cluster expects.
+    pub fn open_completion(&self, sealed: &str, head: &mut HeaderMap) -> Result<Homeward, Refused> {
+        let now = unix_now();
+        let origin = self.keyring.open_callback(sealed, now)?;
+        let destination = Destination::parse(&origin.url).map_err(|_| Refused::Malformed)?;
+        callback::clean_completion(head);
+        let open = |text: &[u8]| match std::str::from_utf8(text) {
+            Ok(text) => self.keyring.open_token(text, &origin.url),
+            Err(_) => Err(Refused::Malformed),
+        };
+        // One that was sent while tokens were not sealed passes as it is.
+        if head.get(&headers::CALLBACK_TOKEN).is_some_and(|token| Keyring::is_sealed(token.as_bytes())) {
+            callback::open_callback_token(head, open)?;
+        }
+        self.wrap_completed(sealed, &origin, head);
+        let lag = Duration::from_secs(now.saturating_sub(origin.issued));
+        Ok(Homeward { origin, destination, lag })
+    }
+
+    /// The token that the caller knows from the start's answer; its own where there is no target in the seal.
+    fn wrap_completed(&self, sealed: &str, origin: &Origin, head: &mut HeaderMap) {
+        let token = head.get(&headers::OPERATION_TOKEN).and_then(|token| token.to_str().ok());
+        let (Some(token), Some(target)) = (token, TargetRef::parse(&origin.target)) else { return };
+        let endpoint = origin.endpoint.split('/').next().unwrap_or_default();
+        let operation = Operation { target, token: token.to_owned() };
+        if let Ok(wrapped) = self.keyring.seal_operation_like(sealed, endpoint, &origin.caller, &operation) {
+            headers::replace_operation_token(head, &wrapped);
+        }
+    }
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

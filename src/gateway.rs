@@ -7,6 +7,7 @@
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response};
@@ -15,24 +16,29 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::admission::Caller;
 use crate::body::{Body, Broken, OnEnd};
+use crate::callback::Completions;
 use crate::gates::concurrency::{Permit, Refused};
 use crate::gates::rate_limit::Why;
 use crate::gates::{Gates, IN_FLIGHT};
 use crate::nexus::path::decode;
-use crate::nexus::{Call, headers};
+use crate::nexus::{Call, Method, headers};
 use crate::registry::{LookUp, Registry};
 use crate::resilience::Deadline;
-use crate::response::{Asked, Failure, Reason};
+use crate::response::{Asked, Failure, Outcome, Reason};
 use crate::route::{Endpoint, Governed, Policy, Router};
 use crate::telemetry::{Record, Stage, Telemetry, waited_at};
 use crate::upstream::{Crossing, Outgoing};
 
 mod attempts;
+mod callbacks;
+mod completion;
 mod judge;
 mod reading;
 mod trial;
 
 use attempts::{Journey, urgency};
+use callbacks::{about, leaves_home};
+use completion::completion_route;
 use judge::Shaped;
 use reading::read_request;
 
@@ -42,6 +48,7 @@ pub struct Gateway {
     registry: Arc<Registry>,
     telemetry: Arc<Telemetry>,
     gates: Arc<Gates>,
+    completions: ArcSwapOption<Completions>,
 }
 
 /// One request on its way: what is known of it besides its head and body, and what it holds.
@@ -79,7 +86,13 @@ impl OnEnd for Holding {
 impl Gateway {
     /// A gateway over these parts.
     pub fn new(router: Arc<Router>, registry: Arc<Registry>, telemetry: Arc<Telemetry>, gates: Arc<Gates>) -> Self {
-        Self { router, registry, telemetry, gates }
+        Self { router, registry, telemetry, gates, completions: ArcSwapOption::empty() }
+    }
+
+    /// From now on completions go so.
+    pub fn complete_by(&self, completions: Completions) {
+        let any = completions.relay.is_some() || completions.home.is_some();
+        self.completions.store(any.then(|| Arc::new(completions)));
     }
 
     /// Answers `request`, which came from `caller` to the thread `worker`.
@@ -107,32 +120,49 @@ impl Gateway {
         answer.map(|content| Body::new(content, holding))
     }
 
-    async fn process<B>(&self, visit: &mut Visit<'_>, head: Parts, body: B) -> Shaped
+    async fn process<B>(&self, visit: &mut Visit<'_>, mut head: Parts, body: B) -> Shaped
     where
         B: HttpBody<Data = Bytes> + Unpin,
     {
-        let call = Call::read(&head)?;
+        if let Some(route) = completion_route(head.uri.path()) {
+            return Box::pin(self.carry_completion(visit, head, body, route)).await;
+        }
+        let mut call = Call::read(&head)?;
         visit.record.asked(call.path.method);
-        let endpoint = self.find(visit, &head, &call).await?;
+        let mut endpoint = self.find(visit, &head, &call).await?;
         visit.by_name =
             decode(&head.uri.path()[call.path.endpoint.clone()]).is_some_and(|name| name == endpoint.name());
         let operation = endpoint.operation(call.path.key(head.uri.path()));
         visit.record.operation(&operation.metrics);
         let governed = operation.governed.of(visit.caller.ip());
+        if governed.policy.sticky {
+            self.follow_token(visit, &mut head, &mut call, &mut endpoint)?;
+        }
         let deadline = Deadline::new(visit.record.started(), call.timeout, governed.policy.timeout);
 
-        self.enter(visit, &call, &deadline).await?;
+        self.enter(visit, call.path.method, &deadline).await?;
         let reading = read_request(&head.headers, body, governed.policy.max_request_body, &self.gates.bytes);
         let in_time = timeout_at(deadline.at(), pin!(reading)).await;
         let (body, _held) = in_time.unwrap_or_else(|_| Err(late(&deadline, false)))?;
         self.await_turn(visit, governed, &deadline).await?;
-        let request = outgoing(visit, head, &call, &endpoint, body)?;
-        self.attempts(
-            visit,
-            Journey { call: &call, endpoint: &endpoint, operation: &operation, governed, deadline },
-            request,
-        )
-        .await
+        let completions = if governed.policy.relay { self.completions.load_full() } else { None };
+        let relay = completions.as_ref().and_then(|completions| completions.relay.as_ref());
+        let sealing = relay.filter(|_| call.path.method == Method::Start && leaves_home(&head, &endpoint));
+        let key = sealing.map(|_| call.path.key(head.uri.path()).to_owned()).unwrap_or_default();
+        let mut request = outgoing(visit, head, &call, &endpoint, body)?;
+        let sticky = governed.policy.sticky;
+        let sealed = match sealing {
+            Some(relay) => self.seal_start(relay, about(&endpoint, &key, sticky), &mut request)?,
+            None => false,
+        };
+        let journey = Journey { call: &call, endpoint: &endpoint, operation: &operation, governed, deadline };
+        let (answer, outcome) = self.attempts(visit, journey, request).await?;
+        match sealing {
+            Some(relay) if sealed && outcome == Outcome::Started => {
+                Ok((relay.wrap_started(answer, about(&endpoint, &key, sticky)), outcome))
+            }
+            _ => Ok((answer, outcome)),
+        }
     }
 
     /// The endpoint that the request names. One that the table does not have may have been created a moment ago.
@@ -171,12 +201,12 @@ impl Gateway {
     }
 
     /// Takes a place among the requests that the process has in flight.
-    async fn enter(&self, visit: &mut Visit<'_>, call: &Call, deadline: &Deadline) -> Result<(), Failure> {
+    async fn enter(&self, visit: &mut Visit<'_>, method: Method, deadline: &Deadline) -> Result<(), Failure> {
         if let Some(place) = self.gates.in_flight.try_enter() {
             visit.place = Some(place);
             return Ok(());
         }
-        let entering = self.gates.in_flight.enter(urgency(call.path.method), deadline.waits_until());
+        let entering = self.gates.in_flight.enter(urgency(method), deadline.waits_until());
         let entered = self.wait(visit, Stage::Admission, entering).await;
         let refused = |refused: Refused| Failure::refused(Reason::Overloaded, IN_FLIGHT, refused.retry_after, refused);
         visit.place = Some(entered.map_err(refused)?.0);

@@ -17,7 +17,7 @@
 //!    │   upstream          │ one attempt        → Exchange              │ again, perhaps
 //!    │   response          │ shape it, or Failure                       ┘
 //!    └──────────┬──────────┘ the record and the permits leave with the body
-//!               ▼                         beside: telemetry · admin · config · run
+//!               ▼                         beside: callback · telemetry · admin · config · run
 //!    Temporal frontend, or any Nexus handler over HTTP
 //! ```
 //!
@@ -37,6 +37,7 @@
 //! - Any await may be the last one, since the caller may leave: whatever a request takes, `Drop` gives back.
 //! - A handler's own Nexus answer passes unchanged; every failure that the gateway makes is a Nexus failure with a
 //!   header that names the reason.
+//! - What a completion needs to come home is sealed into its URL and its token: [`callback`] stores nothing.
 //! - Every queue, map, body, head and wait has a bound that a caller cannot raise.
 //!
 //! Which module may use which is a table in `tests/layout.rs`, and a test.

@@ -287,6 +287,13 @@ impl Registry {
         self.lock().clusters.iter().filter(discovering).map(Source::status).collect()
     }
 
+    /// The cluster that says to be the one of this id.
+    pub fn cluster_of_id(&self, id: &str) -> Option<Arc<str>> {
+        let state = self.lock();
+        let found = state.clusters.iter().find(|source| source.cluster_id.as_deref() == Some(id));
+        found.map(|source| Arc::clone(&source.settings.name))
+    }
+
     /// Whether every source has been read once, or its copy was loaded.
     pub fn is_ready(&self) -> bool {
         self.sources().iter().all(|source| source.age.is_some())

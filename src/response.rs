@@ -59,6 +59,20 @@ pub enum Reason {
     Overloaded,
     /// The operation kept failing: its breaker is open.
     BreakerOpen,
+    /// A start's callback cannot be relayed.
+    BadCallback,
+    /// A completion without what every completion has.
+    BadCompletion,
+    /// A sealed callback that is forged, broken or expired.
+    BadSeal,
+    /// A sealed callback of a key that is not among those that are configured.
+    UnknownKey,
+    /// A sealed operation token that is forged, or another endpoint's or caller's.
+    UnknownToken,
+    /// A completion came to a gateway that relays none.
+    RelayOff,
+    /// Completions may not be sent to where one goes.
+    DestinationForbidden,
     /// The target did not answer in time.
     UpstreamTimeout,
     /// No connection to the target.
@@ -81,7 +95,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 32] = [
         Self::UnknownEndpoint,
         Self::RegistryUnavailable,
         Self::UnknownRoute,
@@ -98,6 +112,13 @@ impl Reason {
         Self::Saturated,
         Self::Overloaded,
         Self::BreakerOpen,
+        Self::BadCallback,
+        Self::BadCompletion,
+        Self::BadSeal,
+        Self::UnknownKey,
+        Self::UnknownToken,
+        Self::RelayOff,
+        Self::DestinationForbidden,
         Self::UpstreamTimeout,
         Self::UpstreamUnreachable,
         Self::UpstreamReset,
@@ -142,6 +163,13 @@ impl Reason {
             Self::Saturated => ("saturated", ErrorType::ResourceExhausted, true),
             Self::Overloaded => ("overloaded", ErrorType::Unavailable, true),
             Self::BreakerOpen => ("breaker_open", ErrorType::Unavailable, true),
+            Self::BadCallback => ("bad_callback", ErrorType::BadRequest, false),
+            Self::BadCompletion => ("bad_completion", ErrorType::BadRequest, false),
+            Self::BadSeal => ("bad_seal", ErrorType::BadRequest, false),
+            Self::UnknownKey => ("unknown_key", ErrorType::Unavailable, true),
+            Self::UnknownToken => ("unknown_token", ErrorType::NotFound, false),
+            Self::RelayOff => ("relay_off", ErrorType::Unavailable, true),
+            Self::DestinationForbidden => ("destination_forbidden", ErrorType::Unavailable, true),
             Self::UpstreamTimeout => ("upstream_timeout", ErrorType::UpstreamTimeout, true),
             Self::UpstreamUnreachable => ("upstream_unreachable", ErrorType::Unavailable, true),
             Self::UpstreamReset => ("upstream_reset", ErrorType::Unavailable, true),
@@ -241,6 +269,8 @@ pub enum Outcome {
     Started,
     /// The cancellation was taken.
     CancelAccepted,
+    /// A completion arrived.
+    Delivered,
     /// The operation failed.
     OperationFailed,
     /// The operation was canceled.
@@ -295,6 +325,9 @@ pub async fn shape(mut head: Parts, exchange: Exchange, asked: Asked) -> Result<
             let outcome = unsuccessful(&head.headers, &body)
                 .ok_or_else(|| malformed("424 without the operation state failed or canceled"))?;
             (Content::Whole(body), outcome)
+        }
+        (Method::Complete, status) if status.is_success() => {
+            (Content::Whole(read_whole(exchange, asked.limit).await?), Outcome::Delivered)
         }
         (_, status) if status.is_client_error() || status.as_u16() >= 500 => {
             let body = read_whole(exchange, asked.limit).await?;

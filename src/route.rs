@@ -19,6 +19,7 @@ use crate::resilience::rate_limit::StoreSettings;
 use crate::telemetry::{EndpointMetrics, OperationMetrics, Telemetry};
 use crate::upstream::{Connect, Probe, Tcp, Upstream, UpstreamSettings};
 
+mod elsewhere;
 mod governed;
 mod policy;
 

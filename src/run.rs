@@ -13,6 +13,9 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::admin::Admin;
+use crate::callback::destination::{Allowed, Destinations};
+use crate::callback::seal::Keyring;
+use crate::callback::{Callbacks, Completions, keys};
 use crate::config::Settings;
 use crate::gates::Gates;
 use crate::gateway::Gateway;
@@ -41,6 +44,9 @@ pub enum ApplyError {
         /// What the operating system says.
         source: io::Error,
     },
+    /// The key of callbacks cannot be read or made.
+    #[error("cannot use a key for callbacks: {0}")]
+    Key(io::Error),
     /// A thread cannot be started.
     #[error("cannot start a worker thread: {0}")]
     Thread(io::Error),
@@ -52,6 +58,7 @@ pub struct Running {
     registry: Arc<Registry>,
     telemetry: Arc<Telemetry>,
     gates: Arc<Gates>,
+    gateway: Arc<Gateway>,
     server: Server,
     phase: watch::Sender<Phase>,
     current: Mutex<Current>,
@@ -115,8 +122,9 @@ impl Running {
         telemetry.log_to(open_access_log(settings.log.access_log.as_ref())?);
 
         let current = Mutex::new(Current { settings: settings.clone(), admin });
-        let running = Self { router, registry, telemetry, gates, server, phase, current };
-        running.put_in_force(&settings, data);
+        let running = Self { router, registry, telemetry, gates, gateway, server, phase, current };
+        let completions = completions(&settings)?;
+        running.put_in_force(&settings, data, Some(completions));
         Ok(running)
     }
 
@@ -129,9 +137,11 @@ impl Running {
         if settings.log.access_log != before.log.access_log {
             self.telemetry.log_to(open_access_log(settings.log.access_log.as_ref())?);
         }
+        let completions = if same_completions(&before, &settings) { None } else { Some(completions(&settings)?) };
         warn_of_restart(&before, &settings);
+        warn_of_dropped_keys(&before, &settings);
 
-        self.put_in_force(&settings, data);
+        self.put_in_force(&settings, data, completions);
         let mut current = self.lock();
         current.settings = settings;
         if let Some(admin) = admin {
@@ -140,7 +150,10 @@ impl Running {
         Ok(())
     }
 
-    fn put_in_force(&self, settings: &Settings, data: Vec<Bound>) {
+    fn put_in_force(&self, settings: &Settings, data: Vec<Bound>, completions: Option<Completions>) {
+        if let Some(completions) = completions {
+            self.gateway.complete_by(completions);
+        }
         // Before the table, whose new operations look for their gates.
         self.gates.configure(&settings.server.process, settings.redis.as_ref());
         let (policies, upstream) = (settings.policies.clone(), settings.upstream.clone());
@@ -217,6 +230,45 @@ impl Running {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How completions go, by these settings. Blocks on the file of a generated key.
+fn completions(settings: &Settings) -> Result<Completions, ApplyError> {
+    let callbacks = &settings.callbacks;
+    let clusters = settings.clusters.iter().flat_map(|cluster| &cluster.urls).map(Allowed::cluster);
+    let allow = callbacks.allow.iter().cloned().chain(clusters).collect();
+    let destinations = Arc::new(Destinations::new(allow, settings.upstream.clone(), settings.server.workers));
+    let home = callbacks.home.as_ref().and_then(|home| {
+        let cluster = settings.clusters.iter().find(|cluster| cluster.name == *home)?;
+        cluster.urls.first().cloned()
+    });
+    let keys = match (&callbacks.public_url, &callbacks.keys[..]) {
+        (None, _) => Vec::new(),
+        (Some(_), []) => vec![keys::load_or_generate(settings.state.as_deref()).map_err(ApplyError::Key)?],
+        (Some(_), keys) => keys.to_vec(),
+    };
+    let relay =
+        Keyring::new(keys).and_then(|keyring| Callbacks::new(callbacks.clone(), keyring, Arc::clone(&destinations)));
+    Ok(Completions { relay, home, destinations })
+}
+
+/// Whether connections to destinations can stay.
+fn same_completions(before: &Settings, now: &Settings) -> bool {
+    let parts = |settings: &Settings| {
+        let urls: Vec<_> =
+            settings.clusters.iter().map(|cluster| (cluster.name.clone(), cluster.urls.clone())).collect();
+        (settings.callbacks.clone(), settings.upstream.clone(), urls)
+    };
+    parts(before) == parts(now)
+}
+
+fn warn_of_dropped_keys(before: &Settings, now: &Settings) {
+    for key in &before.callbacks.keys {
+        if now.callbacks.keys.iter().all(|kept| kept.id != key.id) {
+            let key = &*key.id;
+            tracing::warn!(key, "a key of callbacks is gone: operations that were started under it cannot complete");
+        }
     }
 }
 

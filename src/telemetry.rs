@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use prometheus::{
@@ -28,6 +29,9 @@ pub use stage::{Stage, Withheld, waited_at};
 
 /// Upper bounds of the latency buckets in seconds: from a local hop to beyond a caller's 10 s.
 const LATENCY: [f64; 14] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Upper bounds of the buckets for the time from a start to its completion, in seconds: operations run for weeks.
+const LAG: [f64; 9] = [1.0, 5.0, 15.0, 60.0, 300.0, 3600.0, 21_600.0, 86_400.0, 604_800.0];
 
 /// Where the access log goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +76,8 @@ pub struct Telemetry {
     upstream_duration: HistogramVec,
     failures: IntCounterVec,
     refusals: IntCounterVec,
+    sealed: IntCounterVec,
+    completion_lag: HistogramVec,
     handler_errors: IntCounterVec,
     retries: IntCounterVec,
     retries_withheld: IntCounterVec,
@@ -182,6 +188,13 @@ impl Telemetry {
                 "Requests that a setting refused, by that setting and the failure's reason.",
                 &["rule", "reason"],
             ),
+            sealed: make.counters("callbacks_sealed_total", "Starts whose callback was sealed.", &["endpoint"]),
+            completion_lag: make.histograms_of(
+                "completion_lag_seconds",
+                "Time from a start to the delivery of its completion.",
+                &["endpoint"],
+                &LAG,
+            ),
             retries: make.counters("retries_total", "Attempts made again, by what came before.", &["endpoint", "on"]),
             retries_withheld: make.counters(
                 "retries_withheld_total",
@@ -258,6 +271,16 @@ impl Telemetry {
     /// Counts a request that a setting refused.
     fn count_refusal(&self, rule: &str, reason: Reason) {
         self.refusals.with_label_values(&[rule, reason.name()]).inc();
+    }
+
+    /// Counts a start whose callback was sealed.
+    pub fn sealed(&self, endpoint: &str) {
+        self.sealed.with_label_values(&[endpoint]).inc();
+    }
+
+    /// Counts a completion of an endpoint that arrived, so long after its start.
+    pub fn completed(&self, endpoint: &str, lag: Duration) {
+        self.completion_lag.with_label_values(&[endpoint]).observe(lag.as_secs_f64());
     }
 
     /// Counts an attempt made again.
@@ -420,7 +443,11 @@ impl Maker {
     }
 
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
-        let options = HistogramOpts::from(options(name, help)).buckets(LATENCY.to_vec());
+        self.histograms_of(name, help, labels, &LATENCY)
+    }
+
+    fn histograms_of(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+        let options = HistogramOpts::from(options(name, help)).buckets(buckets.to_vec());
         self.add(HistogramVec::new(options, labels))
     }
 

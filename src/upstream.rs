@@ -274,7 +274,9 @@ impl Upstream {
         match self.lease(worker, turn, connection, true).exchange(request, began).await {
             Err(SendError::Reset(..)) if Instant::now() <= last_start => {
                 self.counts.replayed.fetch_add(1, Ordering::Relaxed);
-                afresh(Turn::begin(&address)).await
+                let (head, mut exchange) = afresh(Turn::begin(&address)).await?;
+                exchange.replayed = true;
+                Ok((head, exchange))
             }
             done => done,
         }

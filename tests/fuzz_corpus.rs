@@ -8,10 +8,10 @@ mod failure;
 mod link;
 #[path = "../fuzz/checks/path.rs"]
 mod path;
-#[path = "../fuzz/checks/seal.rs"]
-mod seal;
 #[path = "../fuzz/checks/query.rs"]
 mod query;
+#[path = "../fuzz/checks/seal.rs"]
+mod seal;
 #[path = "../fuzz/checks/started.rs"]
 mod started;
 #[path = "../fuzz/checks/timeout.rs"]
@@ -53,6 +53,9 @@ fn failures() {
 #[test]
 fn seals() {
     replay("seal", seal::check);
+}
+
+#[test]
 fn queries() {
     replay("query", query::check);
 }

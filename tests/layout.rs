@@ -4,12 +4,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each module uses. A new arrow is a decision: write it here, with care that no circle comes of it.
-const ARROWS: [(&str, &[&str]); 18] = [
+const ARROWS: [(&str, &[&str]); 19] = [
     ("main", &["cli", "config", "resolve", "run", "telemetry"]),
     ("cli", &["config"]),
     ("resolve", &["config", "gates", "registry", "resilience", "route", "telemetry"]),
-    ("run", &["admin", "config", "gates", "gateway", "registry", "route", "server", "telemetry"]),
-    ("config", &["admission", "gates", "nexus", "registry", "resilience", "route", "server", "telemetry", "upstream"]),
+    ("run", &["admin", "callback", "config", "gates", "gateway", "registry", "route", "server", "telemetry"]),
+    (
+        "config",
+        &[
+            "admission",
+            "callback",
+            "gates",
+            "nexus",
+            "registry",
+            "resilience",
+            "route",
+            "server",
+            "telemetry",
+            "upstream",
+        ],
+    ),
     ("admin", &["gates", "registry", "resilience", "route", "server", "telemetry", "upstream"]),
     ("server", &["admission", "gates", "gateway", "telemetry"]),
     (
@@ -17,6 +31,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
         &[
             "admission",
             "body",
+            "callback",
             "gates",
             "nexus",
             "registry",
@@ -27,9 +42,10 @@ const ARROWS: [(&str, &[&str]); 18] = [
             "upstream",
         ],
     ),
-    ("route", &["gates", "nexus", "registry", "resilience", "telemetry", "upstream"]),
+    ("route", &["callback", "gates", "nexus", "registry", "resilience", "telemetry", "upstream"]),
     ("telemetry", &["body", "nexus", "resilience", "response"]),
     ("response", &["body", "nexus", "upstream"]),
+    ("callback", &["body", "nexus", "upstream"]),
     ("upstream", &["nexus", "resilience"]),
     ("registry", &["nexus"]),
     ("admission", &[]),

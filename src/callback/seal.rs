@@ -183,6 +183,11 @@ impl Keyring {
         PREFIX.len() + cipher::sealed_len(operation.to_bytes().len())
     }
 
+    /// Whether a token has the form of those that are sealed here.
+    pub fn is_sealed(token: &[u8]) -> bool {
+        token.starts_with(PREFIX.as_bytes())
+    }
+
     /// Opens an operation's token for this endpoint and caller.
     pub fn open_operation(&self, endpoint: &str, caller: &str, token: &str) -> Opened {
         let Some(sealed) = token.strip_prefix(PREFIX) else { return Opened::Foreign };

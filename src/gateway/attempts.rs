@@ -274,7 +274,7 @@ fn address_answered(shaped: &Shaped) -> Result<(), &'static str> {
 pub(super) fn urgency(method: Method) -> Urgency {
     match method {
         Method::Start => Urgency::Normal,
-        Method::Cancel | Method::LegacyCancel => Urgency::Urgent,
+        Method::Cancel | Method::LegacyCancel | Method::Complete => Urgency::Urgent,
     }
 }
 

@@ -56,7 +56,7 @@ impl Call {
         match path.method {
             Method::Start => check_links(&head.headers)?,
             Method::Cancel => check_token(head)?,
-            Method::LegacyCancel => {}
+            Method::LegacyCancel | Method::Complete => {}
         }
         Ok(Self { path, timeout: read_timeout(&head.headers)? })
     }
@@ -78,7 +78,8 @@ fn is_token(pair: &str) -> bool {
         .is_some_and(|(key, value)| !value.is_empty() && percent_decode_str(key).eq(b"token".iter().copied()))
 }
 
-fn read_timeout(request: &HeaderMap) -> Result<Option<Duration>, Invalid> {
+/// The `Request-Timeout` of a request; none where there is none or it is zero, which Temporal reads as none.
+pub fn read_timeout(request: &HeaderMap) -> Result<Option<Duration>, Invalid> {
     let Some(value) = request.get(&headers::REQUEST_TIMEOUT) else { return Ok(None) };
     if value.is_empty() {
         return Ok(None);

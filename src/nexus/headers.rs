@@ -7,6 +7,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// Idempotency key of a start, the same on each retry of the caller.
 pub static REQUEST_ID: HeaderName = HeaderName::from_static("nexus-request-id");
+/// Time that the caller gives the whole operation.
+pub static OPERATION_TIMEOUT: HeaderName = HeaderName::from_static("operation-timeout");
 /// Time that the caller gives this attempt.
 pub static REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("request-timeout");
 /// Links to what caused the request, or to what it caused.

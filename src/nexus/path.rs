@@ -17,6 +17,8 @@ pub enum Method {
     Cancel,
     /// Cancel it in the older form, `…/{operation}/{token}/cancel`.
     LegacyCancel,
+    /// Tell how it ended.
+    Complete,
 }
 
 impl Method {
@@ -25,6 +27,7 @@ impl Method {
         match self {
             Self::Start => "start",
             Self::Cancel | Self::LegacyCancel => "cancel",
+            Self::Complete => "complete",
         }
     }
 }

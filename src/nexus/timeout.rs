@@ -31,6 +31,30 @@ pub fn format(timeout: Duration) -> String {
     format!("{}ms", millis.max(1))
 }
 
+/// Reads an `Operation-Timeout`, which callers up to Temporal 1.30 write as Go does: `1h2m3.5s`, `39.996143338s`. None
+/// where it cannot be read: nothing depends on it but how long a callback can be relayed.
+pub fn parse_operation(value: &str) -> Option<Duration> {
+    let mut rest = value;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let number = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let unit = rest[number..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |length| number + length);
+        let seconds = match &rest[number..unit] {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" | "μs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        let part = Duration::try_from_secs_f64(rest[..number].parse::<f64>().ok()? * seconds).ok()?;
+        total = total.checked_add(part)?;
+        rest = &rest[unit..];
+    }
+    (!value.is_empty()).then_some(total)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,6 +67,17 @@ mod tests {
         assert_eq!(parse("2m"), Some(Duration::from_secs(120)));
         assert_eq!(parse("0ms"), Some(Duration::ZERO));
         assert_eq!(parse(&format!("{}m", "9".repeat(400))), Some(Duration::MAX));
+    }
+
+    #[test]
+    fn operations_have_the_times_of_go_as_well() {
+        for (text, millis) in [("9999ms", 9_999), ("1h2m3.5s", 3_723_500), ("1m30s", 90_000), ("39.996143338s", 39_996)]
+        {
+            assert_eq!(parse_operation(text).map(|time| time.as_millis()), Some(millis), "{text}");
+        }
+        for bad in ["", "s", "5", "5d", "-1s", "1h-2m", "1.2.3s", "nonsense"] {
+            assert_eq!(parse_operation(bad), None, "{bad}");
+        }
     }
 
     #[test]

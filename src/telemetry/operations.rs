@@ -30,6 +30,7 @@ pub(super) enum OutcomeLabel {
     Succeeded,
     Started,
     CancelAccepted,
+    Delivered,
     OperationFailed,
     OperationCanceled,
     HandlerError,
@@ -38,13 +39,14 @@ pub(super) enum OutcomeLabel {
 }
 
 impl OutcomeLabel {
-    const COUNT: usize = 8;
+    const COUNT: usize = 9;
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Succeeded => "succeeded",
             Self::Started => "started",
             Self::CancelAccepted => "cancel_accepted",
+            Self::Delivered => "delivered",
             Self::OperationFailed => "operation_failed",
             Self::OperationCanceled => "operation_canceled",
             Self::HandlerError => "handler_error",
@@ -61,18 +63,21 @@ pub enum MethodLabel {
     Start,
     /// A cancel, in either form.
     Cancel,
+    /// A completion.
+    Complete,
     /// Neither: the request could not be read.
     Unknown,
 }
 
 impl MethodLabel {
-    const COUNT: usize = 3;
+    const COUNT: usize = 4;
 
     /// The label's value.
     pub fn name(self) -> &'static str {
         match self {
             Self::Start => "start",
             Self::Cancel => "cancel",
+            Self::Complete => "complete",
             Self::Unknown => UNKNOWN,
         }
     }
@@ -130,7 +135,7 @@ impl OperationMetrics {
 
     /// Takes what was counted out of the exposition; counters that are not there make no difference.
     fn remove(&self, telemetry: &Telemetry) {
-        for method in [MethodLabel::Start, MethodLabel::Cancel, MethodLabel::Unknown] {
+        for method in [MethodLabel::Start, MethodLabel::Cancel, MethodLabel::Complete, MethodLabel::Unknown] {
             let labels = [&*self.endpoint, &*self.service, &*self.operation, method.name()];
             let _ = telemetry.duration.remove_label_values(&labels);
             let _ = telemetry.upstream_duration.remove_label_values(&labels);
@@ -138,6 +143,7 @@ impl OperationMetrics {
                 OutcomeLabel::Succeeded,
                 OutcomeLabel::Started,
                 OutcomeLabel::CancelAccepted,
+                OutcomeLabel::Delivered,
                 OutcomeLabel::OperationFailed,
                 OutcomeLabel::OperationCanceled,
                 OutcomeLabel::HandlerError,
@@ -195,6 +201,8 @@ impl EndpointMetrics {
         for loss in Loss::ALL {
             let _ = telemetry.retries.remove_label_values(&[&self.name, loss.name()]);
         }
+        let _ = telemetry.sealed.remove_label_values(&[&self.name]);
+        let _ = telemetry.completion_lag.remove_label_values(&[&self.name]);
         for why in Withheld::ALL {
             let _ = telemetry.retries_withheld.remove_label_values(&[&self.name, why.name()]);
         }

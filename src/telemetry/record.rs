@@ -70,6 +70,7 @@ impl Record {
         self.method = match method {
             Method::Start => MethodLabel::Start,
             Method::Cancel | Method::LegacyCancel => MethodLabel::Cancel,
+            Method::Complete => MethodLabel::Complete,
         };
     }
 
@@ -125,6 +126,7 @@ impl Record {
                 Outcome::Succeeded => OutcomeLabel::Succeeded,
                 Outcome::Started => OutcomeLabel::Started,
                 Outcome::CancelAccepted => OutcomeLabel::CancelAccepted,
+                Outcome::Delivered => OutcomeLabel::Delivered,
                 Outcome::OperationFailed => OutcomeLabel::OperationFailed,
                 Outcome::OperationCanceled => OutcomeLabel::OperationCanceled,
                 Outcome::HandlerError(_) => OutcomeLabel::HandlerError,

@@ -52,7 +52,7 @@ impl Lease {
         self.waiting = None;
         let (head, body) = answer.map_err(|error| self.lost(&error, began))?.into_parts();
         self.answered(head.status, began);
-        Ok((head, Exchange { body, socket, lease: Some(self) }))
+        Ok((head, Exchange { body, socket, replayed: false, lease: Some(self) }))
     }
 
     fn lost(&self, error: &hyper::Error, began: Instant) -> SendError {
@@ -108,10 +108,16 @@ impl Drop for Lease {
 pub struct Exchange {
     body: Incoming,
     socket: SocketAddr,
+    pub(super) replayed: bool,
     lease: Option<Lease>,
 }
 
 impl Exchange {
+    /// Whether the request had been sent before, on a connection that died: the first may have arrived.
+    pub fn is_replayed(&self) -> bool {
+        self.replayed
+    }
+
     /// The address that answered.
     pub fn socket(&self) -> SocketAddr {
         self.socket

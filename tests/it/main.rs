@@ -5,6 +5,7 @@ mod harness;
 mod access_log;
 mod answers;
 mod breakers;
+mod callbacks;
 mod command_line;
 mod concurrency;
 mod deadlines;

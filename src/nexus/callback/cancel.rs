@@ -17,7 +17,7 @@ const TOKEN: &str = "token";
 /// The token that a cancel names; none on a start, and where it is not UTF-8.
 pub fn cancel_token<'a>(path: &Path, head: &'a Parts) -> Option<Cow<'a, str>> {
     match (path.method, in_header(head)) {
-        (Method::Start, _) => None,
+        (Method::Start | Method::Complete, _) => None,
         (Method::LegacyCancel, _) => decode(&head.uri.path()[path.token.clone()?]),
         (Method::Cancel, Some(value)) => std::str::from_utf8(value.as_bytes()).ok().map(Cow::Borrowed),
         (Method::Cancel, None) => query::value_of(head.uri.query()?, TOKEN),

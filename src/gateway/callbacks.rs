@@ -1,0 +1,73 @@
+//! What a start, its answer and a cancel have to do with completions.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+
+use super::{Gateway, Visit};
+use crate::callback::{About, Callbacks};
+use crate::nexus::{Call, Method, headers};
+use crate::response::{Failure, Reason};
+use crate::route::Endpoint;
+use crate::upstream::Outgoing;
+
+/// Who calls, until callers have names: an address is not what they keep.
+const ANYONE: &str = "anonymous";
+
+/// An operation as seals name it.
+pub(super) fn about<'a>(endpoint: &'a Endpoint, key: &'a str, sticky: bool) -> About<'a> {
+    About { endpoint: endpoint.name(), key, caller: ANYONE, target: sticky.then(|| endpoint.target_ref()) }
+}
+
+/// Whether a start goes to another cluster than the one that it comes from, whose completions need no help.
+pub(super) fn leaves_home(start: &Parts, endpoint: &Endpoint) -> bool {
+    let source = start.headers.get(&headers::CALLBACK_SOURCE).map(http::HeaderValue::as_bytes);
+    let target = endpoint.entry().cluster_id.as_deref().map(str::as_bytes);
+    source.is_none() || source != target
+}
+
+impl Gateway {
+    /// Seals the callback of a start. False where it has none.
+    pub(super) fn seal_start(
+        &self,
+        callbacks: &Callbacks,
+        about: About<'_>,
+        start: &mut Outgoing,
+    ) -> Result<bool, Failure> {
+        let endpoint = about.endpoint;
+        let home = |id: &str| self.router.url_of_cluster(&self.registry.cluster_of_id(id)?);
+        let sealed = callbacks.seal_start(start, about, home);
+        let sealed = sealed.map_err(|error| Failure::new(Reason::BadCallback, error.to_string()))?;
+        if sealed {
+            self.telemetry.sealed(endpoint);
+        }
+        Ok(sealed)
+    }
+
+    /// Lets a cancel follow its operation to where that was started, wherever the endpoint leads by now.
+    pub(super) fn follow_token(
+        &self,
+        visit: &mut Visit<'_>,
+        head: &mut Parts,
+        call: &mut Call,
+        endpoint: &mut Arc<Endpoint>,
+    ) -> Result<(), Failure> {
+        if call.path.method == Method::Start {
+            return Ok(());
+        }
+        let completions = self.completions.load_full();
+        let Some(relay) = completions.as_ref().and_then(|completions| completions.relay.as_ref()) else {
+            return Ok(());
+        };
+        let opened = relay.open_cancel(head, &call.path, endpoint.name(), ANYONE);
+        let unknown = || Failure::new(Reason::UnknownToken, "no operation of this endpoint has this token");
+        let Some((target, path)) = opened.map_err(|_| unknown())? else { return Ok(()) };
+        call.path = path;
+        if endpoint.target_ref() != target {
+            *endpoint = self.router.leading_to(endpoint, &target).ok_or_else(unknown)?;
+            // What its id leads to now is another target.
+            visit.by_name = false;
+        }
+        Ok(())
+    }
+}

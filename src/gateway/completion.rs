@@ -1,0 +1,203 @@
+//! Completions: opened, sent home, answered as their destination answers.
+//!
+//! The handler's cluster sends a completion again until it is answered with anything but a 5xx, and gives up for good on
+//! a 400, 401, 403, 404, 409 or 501. So whatever may heal is a 503 here, and only what will never open is a 400.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Response, StatusCode};
+use http_body::Body as HttpBody;
+use tokio::time::{Instant, timeout_at};
+
+use super::judge::Shaped;
+use super::reading::read_request;
+use super::{Gateway, Visit, late};
+use crate::body::Content;
+use crate::callback::destination::{Destination, Forbidden};
+use crate::callback::seal::Refused;
+use crate::nexus::callback::{clean_completion, completion_of, is_stale_reference};
+use crate::nexus::{Method, Route, call};
+use crate::resilience::Deadline;
+use crate::response::{Asked, Failure, Outcome, Reason, shape};
+use crate::route::Policy;
+use crate::telemetry::Stage;
+use crate::upstream::{Outgoing, SendError, Upstream};
+
+/// Where a completion goes; none for a path that is not one's.
+pub(super) fn completion_route(path: &str) -> Option<Route> {
+    // What most requests are for is told apart at a glance.
+    let route = if path.starts_with("/nexus/endpoints/") { return None } else { Route::parse(path).ok()? };
+    Some(route).filter(|route| !matches!(route, Route::Operation(_)))
+}
+
+impl Gateway {
+    pub(super) async fn carry_completion<B>(&self, visit: &mut Visit<'_>, head: Parts, body: B, route: Route) -> Shaped
+    where
+        B: HttpBody<Data = Bytes> + Unpin,
+    {
+        visit.record.asked(Method::Complete);
+        completion_of(&head).map_err(|invalid| Failure::new(Reason::BadCompletion, invalid.to_string()))?;
+        match route {
+            Route::Relay { sealed } => {
+                let sealed = head.uri.path()[sealed].to_owned();
+                self.complete(visit, head, body, &sealed).await
+            }
+            _ => self.complete_at_home(visit, head, body).await,
+        }
+    }
+
+    /// Carries a completion that was sealed by this gateway, or another one with its keys.
+    async fn complete<B>(&self, visit: &mut Visit<'_>, mut head: Parts, body: B, sealed: &str) -> Shaped
+    where
+        B: HttpBody<Data = Bytes> + Unpin,
+    {
+        let completions = self.completions.load_full();
+        let Some((completions, relay)) = completions.as_ref().and_then(|all| Some((all, all.relay.as_ref()?))) else {
+            return Err(relays_nothing());
+        };
+        let policy = self.router.default_policy(visit.caller.ip());
+        let home = relay.open_completion(sealed, &mut head.headers).map_err(unopened)?;
+        self.describe_completion(visit, &home.origin.endpoint);
+        let deadline = deadline(visit, &head, &policy)?;
+        let (body, _held) = self.take_in(visit, &head, body, &policy, &deadline).await?;
+
+        let upstream = completions.destinations.find(&home.destination).map_err(|forbidden| {
+            tracing::warn!(endpoint = home.origin.endpoint, %forbidden, "a completion waits: callbacks.allow has changed");
+            Failure::new(Reason::DestinationForbidden, "completions may not be sent there at present")
+        })?;
+        let request = Outgoing::raw(home.destination.uri(), head.headers, body);
+        let answer = self.send_home(visit, &upstream, request, &policy, &deadline, true).await?;
+        if answer.1 == Outcome::Delivered {
+            let endpoint = home.origin.endpoint.split('/').next().unwrap_or_default();
+            // Labels come from the table.
+            if self.router.find(endpoint).is_some() {
+                self.telemetry.completed(endpoint, home.lag);
+            }
+        }
+        Ok(answer)
+    }
+
+    /// Passes a completion on to the home cluster as it is.
+    async fn complete_at_home<B>(&self, visit: &mut Visit<'_>, mut head: Parts, body: B) -> Shaped
+    where
+        B: HttpBody<Data = Bytes> + Unpin,
+    {
+        let completions = self.completions.load_full();
+        let Some((completions, home)) = completions.as_ref().and_then(|all| Some((all, all.home.as_ref()?))) else {
+            let message = "this gateway passes no completions on: callbacks.home is not set";
+            return Err(Failure::new(Reason::RelayOff, message));
+        };
+        let policy = self.router.default_policy(visit.caller.ip());
+        let deadline = deadline(visit, &head, &policy)?;
+        let (body, _held) = self.take_in(visit, &head, body, &policy, &deadline).await?;
+        clean_completion(&mut head.headers);
+        let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+        let forbidden = |forbidden: Forbidden| Failure::new(Reason::DestinationForbidden, forbidden.to_string());
+        let destination = Destination::parse(&format!("{home}{path}")).map_err(forbidden)?;
+        let upstream = completions.destinations.find(&destination).map_err(forbidden)?;
+        let request = Outgoing::raw(destination.uri(), head.headers, body);
+        self.send_home(visit, &upstream, request, &policy, &deadline, true).await
+    }
+
+    async fn take_in<B>(
+        &self,
+        visit: &mut Visit<'_>,
+        head: &Parts,
+        body: B,
+        policy: &Policy,
+        deadline: &Deadline,
+    ) -> Result<(Bytes, crate::gates::bytes::Reservation), Failure>
+    where
+        B: HttpBody<Data = Bytes> + Unpin,
+    {
+        self.enter(visit, Method::Complete, deadline).await?;
+        let reading = read_request(&head.headers, body, policy.max_request_body, &self.gates.bytes);
+        let in_time = timeout_at(deadline.at(), pin!(reading)).await;
+        in_time.unwrap_or_else(|_| Err(late(deadline, false)))
+    }
+
+    /// Waits for a destination that is down, and sends once: what may have arrived is for the sender to repeat.
+    async fn send_home(
+        &self,
+        visit: &mut Visit<'_>,
+        upstream: &Upstream,
+        mut request: Outgoing,
+        policy: &Policy,
+        deadline: &Deadline,
+        temporal: bool,
+    ) -> Shaped {
+        if !upstream.is_usable()
+            && let Some(_place) = self.gates.held.try_enter()
+        {
+            let usable = self.wait(visit, Stage::Upstream, upstream.usable(deadline.waits_until())).await;
+            usable.map_err(|error| unreached(upstream, error))?;
+        }
+        let (began, sent) = (Instant::now(), AtomicBool::new(false));
+        visit.record.attempt();
+        request.set_deadline(None, *deadline);
+        let asked =
+            Asked { method: Method::Complete, temporal, limit: policy.max_response_body, deadline: deadline.at() };
+        let answered = async {
+            let answer = upstream.send(visit.worker, &request, deadline.last_start(), &sent).await;
+            let (head, exchange) = answer.map_err(|error| unreached(upstream, error))?;
+            visit.record.upstream(began.elapsed(), exchange.socket());
+            let replayed = exchange.is_replayed();
+            shape(head, exchange, asked).await.map(|answer| delivered_before(answer, replayed))
+        };
+        let in_time = timeout_at(deadline.at(), pin!(answered)).await;
+        in_time.unwrap_or_else(|_| Err(late(deadline, sent.load(Ordering::Relaxed))))
+    }
+
+    /// Says which operation completes, for metrics and the access log.
+    fn describe_completion(&self, visit: &mut Visit<'_>, origin: &str) {
+        let (name, key) = origin.split_once('/').unwrap_or((origin, ""));
+        if let Some(endpoint) = self.router.find(name) {
+            visit.record.operation(&endpoint.operation(key).metrics);
+        }
+        if let Some(line) = visit.record.line() {
+            let (service, operation) = key.split_once('/').unwrap_or((key, ""));
+            line.endpoint = Some(name.into());
+            line.service = Some(service.into());
+            line.operation = Some(operation.into());
+        }
+    }
+}
+
+fn deadline(visit: &Visit<'_>, head: &Parts, policy: &Policy) -> Result<Deadline, Failure> {
+    let given = call::read_timeout(&head.headers)?;
+    Ok(Deadline::new(visit.record.started(), given, policy.timeout))
+}
+
+/// A completion that was sent twice, since its connection had died, and is not known any more was delivered the first
+/// time.
+fn delivered_before((answer, outcome): (Response<Content>, Outcome), replayed: bool) -> (Response<Content>, Outcome) {
+    let Content::Whole(body) = answer.body() else { return (answer, outcome) };
+    if replayed && is_stale_reference(answer.status(), answer.headers(), body) {
+        let mut delivered = Response::new(Content::Whole(Bytes::new()));
+        *delivered.status_mut() = StatusCode::OK;
+        return (delivered, Outcome::Delivered);
+    }
+    (answer, outcome)
+}
+
+/// What went wrong is for the log: it names addresses, which are not the sender's business.
+fn unreached(upstream: &Upstream, error: SendError) -> Failure {
+    tracing::warn!(destination = upstream.name(), %error, "a completion could not be delivered; its sender will try again");
+    Failure { message: "the destination of the completion could not be reached".into(), ..Failure::from(error) }
+}
+
+fn relays_nothing() -> Failure {
+    Failure::new(Reason::RelayOff, "this gateway relays no completions: callbacks.public_url is not set")
+}
+
+/// One message for all that will never open, so that nobody learns why by trying.
+fn unopened(refused: Refused) -> Failure {
+    match refused {
+        // The replica that sealed it may have read the new keys before this one.
+        Refused::UnknownKey => Failure::new(Reason::UnknownKey, "this gateway does not have the key at present"),
+        _ => Failure::new(Reason::BadSeal, "the callback is not valid, or not any more"),
+    }
+}

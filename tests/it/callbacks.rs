@@ -1,0 +1,208 @@
+//! Completions through the gateway: sealed on the start, opened on the way back, and carried to the caller's cluster.
+
+use nexus_gateway::callback::CallbackSettings;
+use nexus_gateway::callback::destination::Allowed;
+use nexus_gateway::callback::seal::Key;
+use nexus_gateway::config::Settings;
+use nexus_gateway::nexus::{BaseUrl, ErrorType};
+use nexus_gateway::route::PolicyRule;
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use crate::harness::*;
+
+const BAD_SEAL: Expected = failure("bad_seal", ErrorType::BadRequest, false);
+const BAD_CALLBACK: Expected = failure("bad_callback", ErrorType::BadRequest, false);
+const UNKNOWN_KEY: Expected = failure("unknown_key", ErrorType::Unavailable, true);
+const UNKNOWN_TOKEN: Expected = failure("unknown_token", ErrorType::NotFound, false);
+const UNREACHABLE: Expected = failure("upstream_unreachable", ErrorType::Unavailable, true);
+const TOKEN: &str = "{\"v\":1,\"d\":\"c2VjcmV0\"}";
+
+fn key(id: &str) -> Key {
+    Key::new(id, [id.len().try_into().unwrap_or_default(); 32])
+}
+
+fn relaying(handler: &Handler, keys: Vec<Key>) -> Settings {
+    let public_url = Some(BaseUrl::parse("http://gateway.test:7280").expect("a URL"));
+    let allow = vec![Allowed::new("http://127.0.0.1:*", true).expect("an entry")];
+    let callbacks = CallbackSettings { public_url, keys, allow, ..CallbackSettings::default() };
+    Settings { callbacks, ..leading_to(handler) }
+}
+
+/// A start whose callback is `path` at `home`.
+fn start_from(home: &Handler, path: &str) -> Request {
+    let callback = utf8_percent_encode(&format!("{}{path}", home.url()), NON_ALPHANUMERIC).to_string();
+    to(format!("/nexus/endpoints/pay/services/Svc/op?callback={callback}&more=1"))
+        .header("Content-Type", "application/json")
+        .header("Nexus-Callback-Temporal-Callback-Token", TOKEN)
+        .header("Nexus-Callback-Source", "somewhere")
+        .body("{}")
+}
+
+fn started() -> String {
+    json("201 Created", "{\"token\":\"handlers-own\",\"state\":\"running\"}")
+}
+
+/// Where the handler was told to send the completion: the path at the gateway.
+fn sealed_path(handler: &Handler) -> String {
+    let target = handler.requests()[0].target().to_owned();
+    let query = target.split_once('?').expect("a query").1;
+    let callback = query.split('&').find_map(|pair| pair.strip_prefix("callback=")).expect("a callback");
+    let url = percent_decode_str(callback).decode_utf8().expect("text").into_owned();
+    assert!(url.len() <= 1000);
+    url.strip_prefix("http://gateway.test:7280").expect("the gateway's own URL").to_owned()
+}
+
+/// What the handler's cluster sends when the operation has ended.
+fn completion(handler: &Handler) -> Request {
+    let token = handler.requests()[0].header("nexus-callback-temporal-callback-token").expect("a token").to_owned();
+    to(sealed_path(handler))
+        .header("Nexus-Operation-State", "succeeded")
+        .header("Nexus-Operation-Token", "handlers-own")
+        .header("Temporal-Callback-Token", &token)
+        .header("Nexus-Link", "<temporal:///a>; type=\"a.B\"")
+        .header("Content-Type", "application/json")
+        .body("\"result\"")
+}
+
+#[tokio::test]
+async fn a_completion_comes_home_as_it_was_meant_to() {
+    let (handler, home) = (Handler::answering(started()), Handler::answering(answer("200 OK", &[], "")));
+    let gateway = Gateway::start(relaying(&handler, vec![key("one")])).await;
+    let first = gateway.call(&start_from(&home, "/namespaces/ns/nexus/callback?x=1")).await;
+    assert_eq!(first.status(), 201);
+    let seen = handler.request();
+    let shown = format!("{} {seen:?}", seen.target());
+    for secret in [&home.address.to_string(), "namespaces", "c2VjcmV0", "somewhere"] {
+        assert!(!shown.contains(secret), "the handler is shown {secret}: {shown}");
+    }
+    assert!(seen.target().ends_with("&more=1"));
+
+    assert_eq!(gateway.call(&completion(&handler)).await.status(), 200);
+    let arrived = home.request();
+    assert_eq!(arrived.target(), "/namespaces/ns/nexus/callback?x=1");
+    assert_eq!(arrived.header("temporal-callback-token"), Some(TOKEN));
+    assert_eq!(arrived.header("nexus-link"), Some("<temporal:///a>; type=\"a.B\""));
+    assert_eq!((arrived.header("content-type"), arrived.text()), (Some("application/json"), "\"result\"".into()));
+    let told: serde_json::Value = serde_json::from_slice(&first.body).expect("JSON");
+    assert_eq!(arrived.header("nexus-operation-token"), told["token"].as_str(), "the token that the caller knows");
+    gateway.counts("nexus_gateway_callbacks_sealed_total", &[("endpoint", "pay")], 1.0).await;
+    let labels = [("endpoint", "pay"), ("operation", "op"), ("method", "complete"), ("outcome", "delivered")];
+    gateway.counts("nexus_gateway_requests_total", &labels, 1.0).await;
+    gateway.counts("nexus_gateway_completion_lag_seconds_count", &[("endpoint", "pay")], 1.0).await;
+}
+
+#[tokio::test]
+async fn a_cancel_goes_where_its_operation_was_started() {
+    let script = |seen: &crate::harness::handler::Seen| {
+        let canceled = seen.message.target().contains("/cancel");
+        vec![if canceled { answer("202 Accepted", &[], "") } else { started() }.into()]
+    };
+    let (first, second) = (Handler::scripted(script), Handler::scripted(script));
+    let gateway = Gateway::start(relaying(&first, vec![key("one")])).await;
+    let answer = gateway.call(&start_from(&first, "/callback")).await;
+    let told: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
+    let token = told["token"].as_str().expect("a token");
+    assert_ne!(token, "handlers-own");
+
+    gateway.running.apply(relaying(&second, vec![key("one")])).await.expect("it can be applied");
+    let cancel = |endpoint: &str, token: &str| {
+        to(format!("/nexus/endpoints/{endpoint}/services/Svc/op/cancel")).header("Nexus-Operation-Token", token)
+    };
+    assert_eq!(gateway.call(&cancel("pay", token)).await.status(), 202);
+    assert_eq!((first.requests().len(), second.requests().len()), (2, 0));
+    assert_eq!(first.requests()[1].header("nexus-operation-token"), Some("handlers-own"));
+
+    assert_eq!(gateway.call(&cancel("pay", "somebody-elses")).await.status(), 202);
+    assert_eq!(second.requests()[0].header("nexus-operation-token"), Some("somebody-elses"), "it is not ours");
+    let mut forged = token.to_owned();
+    forged.replace_range(forged.len() - 1.., if forged.ends_with('A') { "B" } else { "A" });
+    UNKNOWN_TOKEN.assert_is(&gateway.call(&cancel("pay", &forged)).await, "forged");
+}
+
+#[tokio::test]
+async fn what_was_not_sealed_here_is_refused_without_a_hint() {
+    let (handler, home) = (Handler::answering(started()), Handler::answering(answer("200 OK", &[], "")));
+    let gateway = Gateway::start(relaying(&handler, vec![key("one")])).await;
+    gateway.call(&start_from(&home, "/callback")).await;
+    let good = sealed_path(&handler);
+    let mut flipped = good.clone();
+    flipped
+        .replace_range(good.len() - 3..good.len() - 2, if good.as_bytes()[good.len() - 3] == b'A' { "B" } else { "A" });
+    let mut said = Vec::new();
+    for path in [flipped, "/nexus/callback/nonsense".into(), good[..good.len() - 4].to_owned()] {
+        let refused = gateway.call(&to(path.clone()).header("Nexus-Operation-State", "succeeded")).await;
+        BAD_SEAL.assert_is(&refused, &path);
+        said.push(refused.text());
+    }
+    assert!(said.windows(2).all(|two| two[0] == two[1]), "{said:?}");
+    assert!(home.requests().is_empty());
+}
+
+#[tokio::test]
+async fn keys_are_changed_without_losing_a_completion() {
+    let (handler, home) = (Handler::answering(started()), Handler::answering(answer("200 OK", &[], "")));
+    let gateway = Gateway::start(relaying(&handler, vec![key("one")])).await;
+    gateway.call(&start_from(&home, "/callback")).await;
+    gateway.running.apply(relaying(&handler, vec![key("other"), key("one")])).await.expect("it can be applied");
+    assert_eq!(gateway.call(&completion(&handler)).await.status(), 200);
+    // A replica that has not read the new keys yet: the sender tries again.
+    gateway.running.apply(relaying(&handler, vec![key("other")])).await.expect("it can be applied");
+    UNKNOWN_KEY.assert_is(&gateway.call(&completion(&handler)).await, "the key is not here");
+}
+
+#[tokio::test]
+async fn a_destination_that_is_down_is_no_reason_to_give_up() {
+    let (handler, reserved) = (Handler::answering(started()), Reserved::new());
+    let gateway = Gateway::start(relaying(&handler, vec![key("one")])).await;
+    let callback = utf8_percent_encode(&format!("http://{}/callback", reserved.address), NON_ALPHANUMERIC).to_string();
+    let start = to(format!("/nexus/endpoints/pay/services/Svc/op?callback={callback}"))
+        .header("Nexus-Callback-Temporal-Callback-Token", TOKEN);
+    assert_eq!(gateway.call(&start).await.status(), 201);
+    let hasty = completion(&handler).header("Request-Timeout", "2s");
+    UNREACHABLE.assert_is(&gateway.call(&hasty).await, "nobody listens");
+    let mut waiting = gateway.connect().await;
+    waiting.send(completion(&handler).bytes()).await;
+    gateway.counts("nexus_gateway_waiting", &[("stage", "upstream")], 1.0).await;
+    let home = Handler::on(reserved, |_| vec![answer("200 OK", &[], "").into()]);
+    assert_eq!(waiting.answer().await.status(), 200);
+    assert_eq!(home.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn what_the_callers_cluster_says_of_a_completion_passes() {
+    let gone = handler_error("404 Not Found", "NOT_FOUND", None, &[]);
+    let busy = handler_error("503 Service Unavailable", "UNAVAILABLE", None, &[]);
+    for said in [gone, busy] {
+        let (handler, home) = (Handler::answering(started()), Handler::answering(said.clone()));
+        let gateway = Gateway::start(relaying(&handler, vec![key("one")])).await;
+        gateway.call(&start_from(&home, "/callback")).await;
+        assert_passed(&said, &gateway.call(&completion(&handler)).await);
+        assert_eq!(home.requests().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_callback_that_may_not_be_sent_to_is_refused_at_the_start() {
+    let handler = Handler::answering(started());
+    let gateway = Gateway::start(relaying(&handler, vec![key("one")])).await;
+    for url in
+        ["http://10.0.0.1/", "http://user@127.0.0.1/", "ftp://127.0.0.1/", "temporal://system", "http://2130706433/"]
+    {
+        let callback = utf8_percent_encode(url, NON_ALPHANUMERIC).to_string();
+        let refused = gateway.call(&to(format!("/nexus/endpoints/pay/services/Svc/op?callback={callback}"))).await;
+        BAD_CALLBACK.assert_is(&refused, url);
+    }
+    let long = utf8_percent_encode(&format!("http://127.0.0.1:1/{}", "x".repeat(800)), NON_ALPHANUMERIC).to_string();
+    let refused = gateway.call(&to(format!("/nexus/endpoints/pay/services/Svc/op?callback={long}"))).await;
+    BAD_CALLBACK.assert_is(&refused, "too long");
+    assert!(handler.requests().is_empty());
+}
+
+#[tokio::test]
+async fn completions_are_left_alone_where_the_policy_says_so() {
+    let (handler, home) = (Handler::answering(started()), Handler::answering(answer("200 OK", &[], "")));
+    let rule = PolicyRule { relay: Some(false), ..PolicyRule::default() };
+    let gateway = Gateway::start(under(relaying(&handler, vec![key("one")]), rule)).await;
+    assert_passed(&started(), &gateway.call(&start_from(&home, "/callback")).await);
+    assert!(handler.request().target().contains(&home.address.port().to_string()));
+}
