@@ -15,6 +15,7 @@ import pytest_asyncio
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from harness.fenced import Fenced
 from harness.gateway import Gateway
 from harness.processes import alive, end_on_signals, stop_everything
 from harness.world import LANES, Lane, World
@@ -77,6 +78,23 @@ def lane(request: pytest.FixtureRequest, world: World) -> Lane:
 def newest(world: World) -> Lane:
     """The newest server on both sides."""
     return world.main
+
+
+@pytest_asyncio.fixture(scope="session")
+async def fenced() -> AsyncIterator[Fenced]:
+    """Servers that know only a gateway through which completions go."""
+    fenced = Fenced()
+    try:
+        await fenced.start()
+        yield fenced
+    finally:
+        await fenced.stop()
+
+
+@pytest.fixture(params=list(Fenced.lanes_of))
+def edge(request: pytest.FixtureRequest, fenced: Fenced) -> Lane:
+    """Each pair of server versions behind its fence, in turn."""
+    return fenced.lanes[request.param]
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ import temporalio.api.workflowservice.v1 as api
 from nexusrpc import HandlerError
 from temporalio import workflow
 from temporalio.api.common.v1 import Payload, WorkflowExecution
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError, NexusOperationError, TimeoutError
@@ -37,6 +39,8 @@ class Plan:
     """Seconds; a guard unless a test says otherwise. None: no limit is sent."""
     cancel: str = ""
     """Cancel once started, and wait so: wait_completed, wait_requested or try_cancel. Empty: do not cancel."""
+    cancel_on_signal: bool = False
+    """Cancel only when the signal `cancel_now` has come."""
 
 
 @dataclass
@@ -85,6 +89,13 @@ def chain(error: BaseException | None) -> list[dict[str, Any]]:
 class CallOperation:
     """Runs one operation."""
 
+    def __init__(self) -> None:
+        self._canceling = False
+
+    @workflow.signal
+    def cancel_now(self) -> None:
+        self._canceling = True
+
     @workflow.run
     async def run(self, plan: Plan) -> Outcome:
         client = workflow.create_nexus_client(service=plan.service, endpoint=plan.endpoint)
@@ -98,6 +109,8 @@ class CallOperation:
                 cancellation_type=NexusOperationCancellationType[plan.cancel.upper() or "WAIT_COMPLETED"],
             )
             outcome.asynchronous = handle.operation_token is not None
+            if plan.cancel_on_signal:
+                await workflow.wait_condition(lambda: self._canceling)
             if plan.cancel:
                 handle.cancel()
             outcome.result = await handle
@@ -178,6 +191,12 @@ async def echo_payload(client: Client, endpoint: str, name: str) -> Copy:
     return await client.execute_workflow(
         EchoPayload.run, args=[endpoint, name], id=f"echo-{uuid.uuid4()}", task_queue=CALLER_QUEUE
     )
+
+
+async def events(handle: WorkflowHandle[Any, Any], kind: str) -> list[HistoryEvent]:
+    """The Nexus events of a caller workflow that are of one kind: scheduled, started, completed, failed, …"""
+    type = EventType.Value(f"EVENT_TYPE_NEXUS_OPERATION_{kind.upper()}")
+    return [event async for event in handle.fetch_history_events() if event.event_type == type]
 
 
 async def pending(client: Client, handle: WorkflowHandle[Any, Any]) -> list[Any]:

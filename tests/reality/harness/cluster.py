@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,21 +31,34 @@ def binary(version: str) -> Path:
     return path
 
 
-def dynamic_config(http_port: int) -> dict[str, Any]:
+ANYWHERE = ("127.0.0.1:*",)
+"""An allow-list with which a cluster sends completions to every loopback port."""
+
+HURRIED: Mapping[str, Any] = {
+    "history.outboundQueue.circuitBreakerSettings": {"Timeout": "1s"},
+    "component.callbacks.retryPolicy.maxInterval": "2s",
+    "callback.retryPolicy.maxInterval": "2s",
+    "component.nexusoperations.retryPolicy.maxInterval": "2s",
+}
+"""Settings of a server that tries again soon: its own pauses grow to an hour, those of its breaker last a minute."""
+
+
+def dynamic_config(callback_port: int, allowed: Sequence[str]) -> dict[str, Any]:
     """What a cluster needs so that operations can cross to and from another one over loopback.
 
-    The names changed between versions; a server ignores those it does not know.
+    `callback_port` is where its completions come in, `allowed` lists where it may send those of others. The names
+    changed between versions; a server ignores those it does not know.
     """
-    template = f"http://127.0.0.1:{http_port}/namespaces/{{{{.NamespaceName}}}}/nexus/callback"
-    allowed = [{"Pattern": "127.0.0.1:*", "AllowInsecure": True}]
+    template = f"http://127.0.0.1:{callback_port}/namespaces/{{{{.NamespaceName}}}}/nexus/callback"
+    allow_list = [{"Pattern": pattern, "AllowInsecure": True} for pattern in allowed]
     return {
         # As a caller: where the other cluster sends completions (workflows; standalone operations).
         "component.nexusoperations.callback.endpoint.template": template,
         "nexusoperation.callback.endpoint.template": template,
         "nexusoperation.enableStandalone": True,
         # As a handler: where completions may be sent (up to 1.31; from 1.32).
-        "component.callbacks.allowedAddresses": allowed,
-        "callback.allowedAddresses": allowed,
+        "component.callbacks.allowedAddresses": allow_list,
+        "callback.allowedAddresses": allow_list,
     }
 
 
@@ -62,11 +76,22 @@ class Endpoint:
 class Cluster:
     """One server. `start` blocks until it answers; `stop` ends it."""
 
-    def __init__(self, name: str, version: str = NEWEST, database: Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        version: str = NEWEST,
+        database: Path | None = None,
+        allowed: Sequence[str] = ANYWHERE,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`allowed`: host and port patterns of where completions may be sent; `settings`: more dynamic configuration."""
         self.name = name
         self.version = version
         self.port, self.http_port, self.metrics_port = free_port(), free_port(), free_port()
+        self.callback_port = self.http_port
+        """Where this cluster wants the completions of its own operations; a relay's port, if set before the start."""
         self._database = database
+        self._allowed, self._settings = allowed, settings or {}
         self._child: Child | None = None
 
     @property
@@ -90,7 +115,7 @@ class Cluster:
         command += ["--metrics-port", str(self.metrics_port), "--log-level", "error"]
         if self._database:
             command += ["--db-filename", str(self._database)]
-        for key, value in dynamic_config(self.http_port).items():
+        for key, value in {**dynamic_config(self.callback_port, self._allowed), **self._settings}.items():
             command += ["--dynamic-config-value", f"{key}={json.dumps(value)}"]
         self._child = Child(f"cluster-{self.name}", command)
         return self

@@ -93,6 +93,12 @@ class Gateway:
         assert self._child is not None
         return self._child.wait()
 
+    def kill(self) -> None:
+        """SIGKILL: it gets no chance to finish anything. It can be started again, on the same port if that was given."""
+        assert self._child is not None
+        self._child.signal(signal.SIGKILL)
+        self._child.wait()
+
     def stop(self) -> int:
         """SIGTERM, and the exit status."""
         return self._child.stop() if self._child else 0

@@ -96,6 +96,8 @@ class Job:
     text: str
     then: str = "complete"
     """complete, fail, or wait (until it is canceled)."""
+    after: float = 0
+    """Seconds that it takes."""
 
 
 @workflow.defn
@@ -104,6 +106,8 @@ class JobWorkflow:
 
     @workflow.run
     async def run(self, job: Job) -> str:
+        if job.after:
+            await asyncio.sleep(job.after)
         if job.then == "fail":
             raise ApplicationError("the job failed", {"why": job.text}, type="JobFailed", non_retryable=True)
         if job.then == "wait":
@@ -112,7 +116,8 @@ class JobWorkflow:
 
 
 class ByHand(nexus_handler.OperationHandler[str, str]):
-    """An asynchronous operation without a workflow: its token is whatever the caller sent, and it never completes."""
+    """An asynchronous operation without a workflow: its token is whatever the caller sent, and it never completes by
+    itself. A test can complete it with the callback that the journal shows."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -151,6 +156,14 @@ class RealityService:
         """Runs `JobWorkflow`."""
         self.journal.note(ctx)
         return await ctx.start_workflow(JobWorkflow.run, input, id=f"job-{ctx.request_id}")
+
+    @nexus.workflow_run_operation
+    async def early(self, ctx: nexus.WorkflowRunOperationContext, input: str) -> nexus.WorkflowHandle[str]:
+        """Runs `JobWorkflow`, which ends, and answers only when the test opens the gate of this name."""
+        handle = await ctx.start_workflow(JobWorkflow.run, Job(input), id=f"early-{ctx.request_id}")
+        self.journal.note(ctx, input)
+        await self.journal.gate(input).wait()
+        return handle
 
     @nexus_handler.operation_handler
     def by_hand(self) -> nexus_handler.OperationHandler[str, str]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from temporalio.client import Client
@@ -92,40 +93,51 @@ async def make_pair(caller: Site, handler: Site, gateway: Gateway, task_queue: s
     return Pair(via, direct, target)
 
 
-@dataclass(repr=False)
+VERSIONS = {"caller": "1.32.0", "handler": "1.32.0", "old30": "1.30.2", "old29": "1.29.1"}
+"""Cluster → version of its server."""
+
+
 class World:
     """What a test session runs in."""
 
-    sites: dict[str, Site] = field(default_factory=dict)
-    lanes: dict[str, Lane] = field(default_factory=dict)
-    _exit: AsyncExitStack = field(default_factory=AsyncExitStack)
+    lanes_of: Mapping[str, tuple[str, str]] = LANES
+
+    def __init__(self, versions: Mapping[str, str] = VERSIONS) -> None:
+        self.sites: dict[str, Site] = {}
+        self.lanes: dict[str, Lane] = {}
+        self._versions = versions
+        self._exit = AsyncExitStack()
 
     async def start(self) -> World:
-        versions = {"caller": "1.32.0", "handler": "1.32.0", "old30": "1.30.2", "old29": "1.29.1"}
-        clusters = [Cluster(name, version) for name, version in versions.items()]
-        for cluster in clusters:
+        clusters = {name: self._cluster(name, version) for name, version in self._versions.items()}
+        for cluster in clusters.values():
             self._exit.callback(cluster.stop)
             cluster.launch()
-        for cluster in clusters:
+        for name, cluster in clusters.items():
             await asyncio.to_thread(cluster.await_ready)
-            await self._settle(cluster)
-        handlers = [self.sites[name].cluster.url for name in ("handler", "old30", "old29")]
-        self.gateway = Gateway(handlers)
+            self.sites[name] = Site(cluster, await Client.connect(cluster.address), Journal())
+            await self._settle(self.sites[name])
+        self.gateway = self._gateway()
         self._exit.callback(self.gateway.stop)
         await asyncio.to_thread(self.gateway.start)
-        for name, (caller, handler) in LANES.items():
-            pair = await make_pair(self.sites[caller], self.sites[handler], self.gateway)
-            self.lanes[name] = Lane(name, self.sites[caller], self.sites[handler], self.gateway, pair)
+        for name, (caller, handler) in self.lanes_of.items():
+            if {caller, handler} <= self.sites.keys():
+                pair = await make_pair(self.sites[caller], self.sites[handler], self.gateway)
+                self.lanes[name] = Lane(name, self.sites[caller], self.sites[handler], self.gateway, pair)
         return self
 
-    async def _settle(self, cluster: Cluster) -> None:
-        """Workers for both roles on a cluster."""
-        site = Site(cluster, await Client.connect(cluster.address), Journal())
-        self.sites[cluster.name] = site
-        if cluster.name != "caller":
+    def _cluster(self, name: str, version: str) -> Cluster:
+        return Cluster(name, version)
+
+    async def _settle(self, site: Site) -> None:
+        """Workers for the roles that a cluster plays."""
+        if site.cluster.name != "caller":
             await self._exit.enter_async_context(handler_worker(site.client, HANDLER_QUEUE, site.journal))
-        if cluster.name != "handler":
+        if site.cluster.name != "handler":
             await self._exit.enter_async_context(caller_worker(site.client))
+
+    def _gateway(self) -> Gateway:
+        return Gateway([self.sites[name].cluster.url for name in ("handler", "old30", "old29")])
 
     @property
     def main(self) -> Lane:
