@@ -1,5 +1,6 @@
 """The demo: a caller workflow on one Temporal cluster runs operations on another, through the gateway, by name.
 
+The two clusters know nothing of each other: what each may send completions to is the gateway, and nothing else.
 Run it by `make demo`. It ends with status 0 only if every step did what it should; with KEEP=1 in the environment
 it stays up until Ctrl-C. Nothing is left running.
 """
@@ -9,20 +10,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import sys
 import traceback
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from temporalio.client import Client
+from temporalio.client import Client, NexusOperationFailureError
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
-from harness.caller import Outcome
+from harness.caller import Outcome, chain
 from harness.cluster import Cluster
+from harness.fenced import RelayingGateway
 from harness.gateway import Gateway, binary
 from harness.http import Metrics
 from harness.orders import (
@@ -35,9 +39,9 @@ from harness.orders import (
     Shopper,
     Subscription,
 )
-from harness.processes import alive, end_on_signals, stop_everything
+from harness.processes import alive, end_on_signals, free_port, stop_everything
 
-ENDPOINT = "orders"
+ENDPOINT, DIRECT = "orders", "orders-direct"
 COLOUR = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
@@ -70,14 +74,18 @@ class Expected:
 EXPECTED = {
     "quote": Expected("synchronous", "result: 7.50 EUR", [("start", "succeeded")]),
     "place": Expected(
-        "asynchronous, a workflow", "started; completed by callback: 3 x tea, delivered", [("start", "started")]
+        "asynchronous, a workflow",
+        "started; completed by callback: 3 x tea, delivered",
+        [("start", "started"), ("complete", "delivered")],
     ),
     "charge": Expected("fails", "operation failed: the card was declined", [("start", "operation_failed")]),
     "refund": Expected(
         "is refused", "handler error UNAUTHORIZED, not retried: only staff may refund", [("start", "handler_error")]
     ),
     "subscribe": Expected(
-        "canceled by its caller", "started; canceled", [("start", "started"), ("cancel", "cancel_accepted")]
+        "canceled by its caller",
+        "started; canceled",
+        [("start", "started"), ("complete", "delivered"), ("cancel", "cancel_accepted")],
     ),
 }
 
@@ -105,6 +113,27 @@ def counts(metrics: Metrics, operation: str) -> list[tuple[str, str]]:
     return sorted(found, reverse=True)
 
 
+async def settled(gateway: Gateway) -> Metrics:
+    """The gateway's figures. A caller may know of a completion before the gateway has counted it."""
+    for _ in range(50):
+        metrics = await asyncio.to_thread(gateway.metrics)
+        if all(counts(metrics, operation) == expected.counted for operation, expected in EXPECTED.items()):
+            break
+        await asyncio.sleep(0.1)
+    return metrics
+
+
+async def told_directly(shopper: Client, order: Order) -> str:
+    """How the handler's cluster answers an asynchronous operation that would have to complete directly."""
+    shop = shopper.create_nexus_client(SERVICE, endpoint=DIRECT)
+    limit = timedelta(seconds=10)
+    handle = await shop.start_operation("place", order, id="direct", schedule_to_close_timeout=limit)
+    try:
+        return f"completed: {await handle.result()}"
+    except NexusOperationFailureError as error:
+        return "; ".join(dict.fromkeys(str(cause["message"]) for cause in chain(error.__cause__)))
+
+
 def verdict(right: bool) -> str:
     return paint("32", "ok") if right else paint("31", "NOT WHAT IT SHOULD BE")
 
@@ -113,28 +142,34 @@ async def tour(stack: AsyncExitStack) -> bool:
     """Builds everything up, runs the caller workflow, and tells whether all went as it should."""
     say(paint("1", "Nexus Gateway: operations between two Temporal clusters, by the name of an endpoint"))
 
-    heading(1, "Two Temporal clusters start, in memory.")
-    caller, handler = Cluster("caller"), Cluster("handler")
+    heading(1, "Two Temporal clusters start, in memory. Completions may leave them for the gateway only.")
+    port = free_port()
+    caller, handler = (Cluster(name, allowed=[f"127.0.0.1:{port}"]) for name in ("caller", "handler"))
     for cluster in (caller, handler):
         stack.callback(cluster.stop)
         cluster.launch()
     for cluster in (caller, handler):
         await asyncio.to_thread(cluster.await_ready)
         row(cluster.name, f"Temporal {cluster.version}   gRPC {cluster.address}   HTTP {cluster.url}")
+    row("allowed", f"callback.allowedAddresses of both: 127.0.0.1:{port}, where the gateway will be")
 
-    heading(2, "The gateway starts in front of the handler's cluster. It needs no file.")
-    gateway = Gateway([handler.url])
+    heading(2, "The gateway starts between them.")
+    gateway = RelayingGateway({cluster.name: cluster.url for cluster in (caller, handler)}, port)
     stack.callback(gateway.stop)
     await asyncio.to_thread(gateway.start)
-    row("$", f"{binary().name} run --cluster {handler.url}")
+    row("$", f"{binary().name} run --listen {gateway.address} --config gateway.yaml")
+    for line in gateway.file.read_text().splitlines():
+        row("", re.sub("secret: '.*?'", "secret: '...'", line))
     row("listens on", f"{gateway.url}   admin port http://{gateway.admin}")
 
     heading(3, f"The endpoint `{ENDPOINT}` is registered with both clusters, by the official command line.")
     await handler.create_worker_endpoint(ENDPOINT, HANDLER_QUEUE)
     await caller.create_external_endpoint(ENDPOINT, gateway.target_url(ENDPOINT))
+    await caller.create_external_endpoint(DIRECT, handler.direct_url(await handler.find_endpoint(ENDPOINT)))
     create = f"$ temporal operator nexus endpoint create --name {ENDPOINT}"
     row("handler", f"{create} \\\n{'':16}--target-namespace default --target-task-queue {HANDLER_QUEUE}")
     row("caller", f"{create} \\\n{'':16}--target-url {gateway.target_url(ENDPOINT)}")
+    row("", f"and, for comparison, `{DIRECT}`, which leads to the handler's cluster without a gateway")
 
     heading(4, "Workers start: the service on the handler's cluster, the caller workflow on the caller's.")
     quiet = Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(TelemetryFilter("ERROR", "ERROR"))))
@@ -157,12 +192,17 @@ async def tour(stack: AsyncExitStack) -> bool:
     row("caller", f"task queue {CALLER_QUEUE}: workflow Shopper")
 
     order = Order("tea", 3)
-    heading(5, f"The workflow Shopper orders {order.count} x {order.item}: each operation crosses the gateway.")
+    heading(5, "Directly, an asynchronous operation has no way back, and the handler's cluster refuses it.")
+    refused = await told_directly(shopper, order)
+    good = "url does not match any configured callback address" in refused
+    say(f"   {'place':<10} -> {DIRECT}/{SERVICE}/place")
+    say(f"{'':14}<- {refused}   {verdict(good)}")
+
+    heading(6, f"The workflow Shopper orders {order.count} x {order.item}: each operation crosses the gateway.")
     ended = await asyncio.wait_for(
         shopper.execute_workflow(Shopper.run, args=[ENDPOINT, order], id="shopper", task_queue=CALLER_QUEUE), 120
     )
-    metrics = await asyncio.to_thread(gateway.metrics)
-    good = True
+    metrics = await settled(gateway)
     for operation, expected in EXPECTED.items():
         outcome, counted = ended[operation], counts(metrics, operation)
         right = told(outcome) == expected.back and counted == expected.counted
@@ -171,16 +211,18 @@ async def tour(stack: AsyncExitStack) -> bool:
         say(f"{'':14}<- {told(outcome)}")
         say(f"{'':14}   the gateway counted: {', '.join(' '.join(pair) for pair in counted) or '-'}   {verdict(right)}")
 
-    heading(6, "From the gateway's own metrics:")
+    heading(7, "From the gateway's own metrics: the way there, and the way back.")
     for line in metrics.text.splitlines():
         if line.startswith("nexus_gateway_requests_total") and 'operation="place"' in line:
+            say(f"   {line}")
+        if line.startswith("nexus_gateway_completion_lag_seconds_") and "_bucket" not in line:
             say(f"   {line}")
     row("more at", f"http://{gateway.admin}/metrics")
     row("caller", f"{caller.address}   HTTP {caller.url}   metrics {caller.metrics_url}")
     row("handler", f"{handler.address}   HTTP {handler.url}   metrics {handler.metrics_url}")
 
     if os.environ.get("KEEP", "") not in ("", "0"):
-        heading(7, "Everything stays up. Try for yourself, and end it with Ctrl-C:")
+        heading(8, "Everything stays up. Try for yourself, and end it with Ctrl-C:")
         say(f"   temporal nexus operation execute --address {caller.address} --endpoint {ENDPOINT} \\")
         again = '{"item":"tea","count":9}'
         say(f"     --service {SERVICE} --operation quote --operation-id mine --input '{again}'")

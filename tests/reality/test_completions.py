@@ -302,6 +302,7 @@ async def test_forged_completions_are_refused_and_the_right_one_still_works(newe
             "seal made up": dict(url=f"{url}/{base64.urlsafe_b64encode(b'x' * 120).decode()}"),
             "token changed": {TOKEN: changed(token, len(token) // 2)},
             "token of the caller's own form": {TOKEN: '{"v":1,"d":"aGVsbG8="}'},
+            "token left out": {TOKEN: None},
             "token used as a seal": dict(url=f"{url}/{token}"),
         }
         return [(what, complete(seen, "forged", **how).status) for what, how in tried.items()]

@@ -51,10 +51,13 @@ class RelayingGateway(Gateway):
         self._write()
 
     def _write(self) -> None:
-        lines = ["clusters:" if self._clusters else "clusters: {}"]
-        lines += [f"  {name}: {{ url: '{url}' }}" for name, url in self._clusters.items()]
-        lines += ["endpoints:" if self._endpoints else "endpoints: {}"]
-        lines += [f"  {name}: {target}" for name, target in self._endpoints.items()]
+        sections = {
+            "clusters": {name: f"{{ url: '{url}' }}" for name, url in self._clusters.items()},
+            "endpoints": self._endpoints,
+        }
+        lines = []
+        for section, entries in sections.items():
+            lines += [f"{section}:"] * bool(entries) + [f"  {name}: {text}" for name, text in entries.items()]
         lines += ["callbacks:", f"  public_url: http://127.0.0.1:{self.port}", "  keys:"]
         lines += [f"    - {{ id: {id}, secret: '{secret}' }}" for id, secret in self._keys]
         lines += ['  allow: [{ url: "http://127.0.0.1:*", private: true }]', ""]
