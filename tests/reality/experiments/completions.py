@@ -5,8 +5,8 @@ again every few seconds, a new key is put before the old ones twice, and the cal
 a while. Afterwards every operation must have ended at its caller, once, with its own result. With two gateways in a
 row, both are killed, at different times, and both get new keys.
 
-The handlers are asked once more where an answer was lost. What the caller's cluster counts, and what the handlers saw,
-tells whether anything was done twice.
+A handler is asked again where an answer was lost, for the same operation. The caller's histories, the completions that
+its cluster counts and the operations that the handlers saw tell whether anything was done twice.
 """
 
 from __future__ import annotations
@@ -167,8 +167,8 @@ class Run:
 
     def handled(self) -> tuple[int, int]:
         """Different operations, and starts, that reached the handlers."""
-        calls = [c for c in self._fenced.main.handler.journal.calls if c.operation == "job" and c.endpoint == self._target]
-        return len({call.request_id for call in calls}), len(calls)
+        seen = [call for call in self._fenced.main.handler.journal.calls if call.endpoint == self._target]
+        return len({call.request_id for call in seen}), len(seen)
 
 
 def nexus_kind(event: HistoryEvent) -> str:
@@ -300,7 +300,8 @@ async def main() -> None:
     print("\n" + table({way: column.rows() for way, column in columns.items()}))
     lost = [way for way, column in columns.items() if column.right != column.count or column.handled != column.count]
     if lost:
-        raise RuntimeError(f"not every operation ended once with its own result: {[columns[way].wrong() for way in lost]}")
+        wrong = {way: columns[way].wrong() for way in lost}
+        raise RuntimeError(f"not every operation ended once with its own result: {wrong}")
 
 
 if __name__ == "__main__":

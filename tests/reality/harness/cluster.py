@@ -84,7 +84,7 @@ class Cluster:
         allowed: Sequence[str] = ANYWHERE,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        """`allowed`: host and port patterns of where completions may be sent; `settings`: more dynamic configuration."""
+        """`allowed`: where completions may be sent, as `HOST:PORT` patterns. `settings`: more dynamic configuration."""
         self.name = name
         self.version = version
         self.port, self.http_port, self.metrics_port = free_port(), free_port(), free_port()

@@ -94,7 +94,7 @@ class Gateway:
         return self._child.wait()
 
     def kill(self) -> None:
-        """SIGKILL: it gets no chance to finish anything. It can be started again, on the same port if that was given."""
+        """SIGKILL: it gets no chance to finish anything. It can be started again."""
         assert self._child is not None
         self._child.signal(signal.SIGKILL)
         self._child.wait()
