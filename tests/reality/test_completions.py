@@ -138,6 +138,21 @@ async def test_a_cancel_request_goes_where_the_operation_was_started_even_after_
     assert (canceled(edge.handler), canceled(other)) == ([before, kept], [moved])
 
 
+async def test_a_result_of_nearly_two_megabytes_comes_back(edge: Lane) -> None:
+    text = "ü" * 900_000
+    outcome = await edge.call("job", Job(text))
+    assert outcome.result == f"done: {text}"
+
+
+@pytest.mark.parametrize("length", [1, 3000, 4096])
+async def test_operation_tokens_of_every_length_that_temporal_allows_work(newest_edge: Lane, length: int) -> None:
+    """One that leaves no room for what the gateway adds passes as it is."""
+    token = uuid.uuid4().hex.ljust(length, "x")[:length]
+    outcome = await newest_edge.call("by_hand", token, cancel="wait_requested")
+    assert outcome.asynchronous and "CancelledError" in outcome.kinds
+    assert len(newest_edge.handler.journal.of("cancel", token)) == 1
+
+
 # --- what each side gets to see ---
 
 
@@ -297,7 +312,7 @@ async def test_forged_completions_are_refused_and_the_right_one_still_works(newe
 
     def forgeries() -> list[tuple[str, int]]:
         tried = {
-            **{f"seal changed at {at}": dict(url=f"{url}/{changed(seal, at)}") for at in (3, 20, len(seal) // 2, -2)},
+            **{f"seal changed at {at}": dict(url=f"{url}/{changed(seal, at)}") for at in (9, 30, len(seal) // 2, -2)},
             "seal cut short": dict(url=f"{url}/{seal[:-1]}"),
             "seal made up": dict(url=f"{url}/{base64.urlsafe_b64encode(b'x' * 120).decode()}"),
             "token changed": {TOKEN: changed(token, len(token) // 2)},
@@ -311,6 +326,31 @@ async def test_forged_completions_are_refused_and_the_right_one_still_works(newe
     assert all(status in (400, 403) for _, status in told), told
     assert (await asyncio.to_thread(complete, seen, "right")).status in range(200, 300)
     assert (await handle.result()).result == "right"
+
+
+async def test_a_completion_waits_for_a_gateway_that_has_not_read_its_key_yet(
+    newest_edge: Lane, fenced: Fenced, front: RelayingGateway
+) -> None:
+    """Any gateway with the keys carries any completion; one that gets them a little later loses none."""
+    key = unique("elsewhere")
+    handle = await begin(newest_edge.caller.client, Plan(newest_edge.pair.via, "by_hand", key))
+    seen = await started(newest_edge.handler, key)
+    url = (seen.callback_url or "").replace(fenced.gateway.url, front.url)
+    assert (await asyncio.to_thread(complete, seen, "too early", url)).status == 503
+    await front.apply(lambda: front.share_keys(fenced.gateway))
+    assert (await asyncio.to_thread(complete, seen, "in time", url)).status in range(200, 300)
+    assert (await handle.result()).result == "in time"
+
+
+async def test_a_completion_comes_home_although_its_endpoint_is_gone(newest_edge: Lane, fenced: Fenced) -> None:
+    name, key = unique("short-lived"), unique("orphan")
+    await fenced.gateway.apply(lambda: fenced.gateway.define(name, worker_target(newest_edge.handler)))
+    await newest_edge.caller.cluster.create_external_endpoint(name, fenced.gateway.target_url(name))
+    handle = await begin(newest_edge.caller.client, Plan(name, "by_hand", key))
+    seen = await started(newest_edge.handler, key)
+    await fenced.gateway.apply(lambda: fenced.gateway.undefine(name))
+    assert (await asyncio.to_thread(complete, seen, "by hand")).status in range(200, 300)
+    assert (await handle.result()).result == "by hand"
 
 
 def changed(text: str, at: int) -> str:

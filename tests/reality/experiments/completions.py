@@ -25,6 +25,7 @@ from typing import Any
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowHandle
+from temporalio.runtime import Runtime
 
 from harness.caller import Outcome, Plan, begin
 from harness.calls import in_groups
@@ -33,7 +34,7 @@ from harness.fenced import Fenced, RelayingGateway, external_target
 from harness.relay import WAYS
 from harness.service import Job
 
-from .setting import script
+from .setting import quiet, script
 
 ONE, TWO = "one gateway", "two in a row"
 PREFIX = "EVENT_TYPE_NEXUS_OPERATION_"
@@ -286,6 +287,7 @@ async def main() -> None:
         options.lasts, tuple(options.lives), options.away_after, options.away_for, options.way, seed=options.seed
     )
     print(f"{options.operations} operations each way, {trouble}", flush=True)
+    Runtime.set_default(quiet())
     columns: dict[str, Column] = {}
     for way in [options.only] if options.only else (ONE, TWO):
         busy = Busy()

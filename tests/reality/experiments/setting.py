@@ -26,10 +26,15 @@ from harness.world import HANDLER_QUEUE, Site
 WITH, WITHOUT = "with the gateway", "directly"
 
 
+def quiet() -> Runtime:
+    """For SDK clients and workers that would log what an experiment does to them on purpose."""
+    return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(TelemetryFilter("ERROR", "ERROR"))))
+
+
 @asynccontextmanager
 async def two_sites() -> AsyncIterator[tuple[Site, Site]]:
     """A caller's cluster, and a handler's cluster with a worker."""
-    quiet = Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(TelemetryFilter("ERROR", "ERROR"))))
+    runtime = quiet()
     async with AsyncExitStack() as stack:
         clusters = [Cluster("caller"), Cluster("handler")]
         for cluster in clusters:
@@ -38,7 +43,7 @@ async def two_sites() -> AsyncIterator[tuple[Site, Site]]:
         sites = []
         for cluster in clusters:
             await asyncio.to_thread(cluster.await_ready)
-            sites.append(Site(cluster, await Client.connect(cluster.address, runtime=quiet), Journal()))
+            sites.append(Site(cluster, await Client.connect(cluster.address, runtime=runtime), Journal()))
         await stack.enter_async_context(handler_worker(sites[1].client, HANDLER_QUEUE, sites[1].journal))
         yield sites[0], sites[1]
 

@@ -45,9 +45,18 @@ class RelayingGateway(Gateway):
         self._keys.insert(0, (f"k{len(self._keys) + 1}", secret))
         self._write()
 
+    def share_keys(self, other: RelayingGateway) -> None:
+        """Puts the keys of another gateway behind its own, so that its seals open here as well."""
+        self._keys += [(f"{id}-{other.port}", secret) for id, secret in other._keys]
+        self._write()
+
     def define(self, name: str, target: str) -> None:
         """Defines an endpoint, or gives it a new target: see `worker_target` and `external_target`."""
         self._endpoints[name] = target
+        self._write()
+
+    def undefine(self, name: str) -> None:
+        del self._endpoints[name]
         self._write()
 
     def _write(self) -> None:
