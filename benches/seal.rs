@@ -24,6 +24,7 @@ fn callback(keys: &Keyring) {
         caller: CALLER.to_owned(),
         issued: 1_790_000_000,
         expires: 1_797_776_000,
+        request_id: "3f6c1a52-9d1e-4c0b-8f57-000000000001".to_owned(),
     };
     let sealed = keys.seal_callback(&origin);
     report("callback, sealed", sealed.len(), || keys.seal_callback(black_box(&origin)));

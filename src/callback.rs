@@ -25,6 +25,9 @@ use seal::{Keyring, Opened, Operation, Origin, Refused, TargetRef, TooLong};
 /// How much longer than its operation a seal holds: a handler's cluster sends a completion again and again.
 const BEYOND_OPERATION: Duration = Duration::from_secs(24 * 3600);
 
+/// Longest request id that goes along, in bytes: Temporal's have 36.
+const MAX_REQUEST_ID: usize = 64;
+
 /// What holds for completions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallbackSettings {
@@ -162,6 +165,7 @@ impl Callbacks {
             caller: about.caller.into(),
             issued,
             expires: issued.saturating_add(holds.as_secs()),
+            request_id: request_id(start),
         }
     }
 
@@ -252,6 +256,12 @@ impl Callbacks {
             headers::replace_operation_token(head, &wrapped);
         }
     }
+}
+
+/// As long as it is one of a usual length: the callback URL has little room.
+fn request_id(start: &HeaderMap) -> String {
+    let id = start.get(&headers::REQUEST_ID).and_then(|id| id.to_str().ok());
+    id.filter(|id| id.len() <= MAX_REQUEST_ID).unwrap_or_default().to_owned()
 }
 
 fn unix_now() -> u64 {

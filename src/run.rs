@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::admin::Admin;
 use crate::callback::destination::{Allowed, Destinations};
-use crate::callback::seal::Keyring;
+use crate::callback::seal::{Key, Keyring};
 use crate::callback::{Callbacks, Completions, keys};
 use crate::config::Settings;
 use crate::gates::Gates;
@@ -139,7 +139,7 @@ impl Running {
         }
         let completions = if same_completions(&before, &settings) { None } else { Some(completions(&settings)?) };
         warn_of_restart(&before, &settings);
-        warn_of_dropped_keys(&before, &settings);
+        self.warn_of_dropped_keys(&before, &settings);
 
         self.put_in_force(&settings, data, completions);
         let mut current = self.lock();
@@ -160,6 +160,15 @@ impl Running {
         self.router.configure(Plan::new(&settings.clusters, policies, upstream, settings.redis.clone()));
         self.registry.configure(&settings.clusters, settings.endpoints.clone());
         self.server.configure(settings.server.clone(), &settings.listen, data);
+    }
+
+    fn warn_of_dropped_keys(&self, before: &Settings, now: &Settings) {
+        let is_gone = |key: &&Key| now.callbacks.keys.iter().all(|kept| kept.id != key.id);
+        for key in before.callbacks.keys.iter().filter(is_gone) {
+            self.telemetry.callback_keys_dropped.inc();
+            let key = &*key.id;
+            tracing::warn!(key, "a key of callbacks is gone: operations that were started under it cannot complete");
+        }
     }
 
     /// Addresses of the data port.
@@ -261,15 +270,6 @@ fn same_completions(before: &Settings, now: &Settings) -> bool {
         (settings.callbacks.clone(), settings.upstream.clone(), urls)
     };
     parts(before) == parts(now)
-}
-
-fn warn_of_dropped_keys(before: &Settings, now: &Settings) {
-    for key in &before.callbacks.keys {
-        if now.callbacks.keys.iter().all(|kept| kept.id != key.id) {
-            let key = &*key.id;
-            tracing::warn!(key, "a key of callbacks is gone: operations that were started under it cannot complete");
-        }
-    }
 }
 
 async fn serve_admin(admin: Admin, address: SocketAddr) -> Result<AdminPort, ApplyError> {

@@ -96,6 +96,8 @@ pub struct Telemetry {
     pub connections_reaped: IntCounter,
     /// Configurations taken, by result: `applied` or `refused`.
     pub reloads: IntCounterVec,
+    /// Keys of callbacks that a reload took away.
+    pub callback_keys_dropped: IntCounter,
     /// 1 where the configuration last read is in force, 0 where it was refused.
     pub last_reload_successful: IntGauge,
     /// Metrics whose values are taken from their owners when they are asked for.
@@ -192,7 +194,7 @@ impl Telemetry {
             completion_lag: make.histograms_of(
                 "completion_lag_seconds",
                 "Time from a start to the delivery of its completion.",
-                &["endpoint"],
+                &["endpoint", "service", "operation"],
                 &LAG,
             ),
             retries: make.counters("retries_total", "Attempts made again, by what came before.", &["endpoint", "on"]),
@@ -223,6 +225,10 @@ impl Telemetry {
                 "Connections closed over server.head_timeout or server.idle_timeout.",
             ),
             reloads: make.counters("config_reloads_total", "Changed configurations read, by result.", &["result"]),
+            callback_keys_dropped: make.counter(
+                "callback_keys_dropped_total",
+                "Keys of callbacks that a reload took away: what was started under them cannot complete.",
+            ),
             last_reload_successful: make.gauge(
                 "config_last_reload_successful",
                 "1 where the configuration last read is in force, 0 where it was refused.",
@@ -278,9 +284,9 @@ impl Telemetry {
         self.sealed.with_label_values(&[endpoint]).inc();
     }
 
-    /// Counts a completion of an endpoint that arrived, so long after its start.
-    pub fn completed(&self, endpoint: &str, lag: Duration) {
-        self.completion_lag.with_label_values(&[endpoint]).observe(lag.as_secs_f64());
+    /// Counts a completion of an operation that arrived, so long after its start.
+    pub fn completed(&self, operation: &OperationMetrics, lag: Duration) {
+        self.completion_lag.with_label_values(&operation.labels()).observe(lag.as_secs_f64());
     }
 
     /// Counts an attempt made again.

@@ -47,7 +47,7 @@ fn token_comes_back(token: &[u8]) {
 
 fn strings_come_back(text: &str) {
     let [url, endpoint, target, caller] = [text, "", text, ""].map(str::to_owned);
-    let origin = Origin { url, endpoint, target, caller, issued: 0, expires: 1 };
+    let origin = Origin { url, endpoint, target, caller, issued: 0, expires: 1, request_id: String::new() };
     assert_eq!(KEYS.open_callback(&KEYS.seal_callback(&origin), 0), Ok(origin));
 
     let operation = Operation { target: TargetRef::External { url: text.to_owned() }, token: text.to_owned() };

@@ -54,6 +54,8 @@ pub struct Origin {
     pub issued: u64,
     /// The first second in which it does not open any more, likewise.
     pub expires: u64,
+    /// The start's request id, by which logs of both ways belong together; may be empty.
+    pub request_id: String,
 }
 
 /// Why a seal was not opened. For metrics: who sent it learns no more of the first three than that it is not valid.
@@ -127,6 +129,9 @@ impl Keyring {
         }
         content.number(origin.issued);
         content.number(origin.expires);
+        if !origin.request_id.is_empty() {
+            content.text(&origin.request_id);
+        }
         self.first.seal(Purpose::Callback, &[], content.bytes(), "")
     }
 
@@ -239,6 +244,7 @@ fn read_origin(content: &[u8]) -> Option<Origin> {
         caller: content.text()?,
         issued: content.number()?,
         expires: content.number()?,
+        request_id: if content.end() { String::new() } else { content.text()? },
     };
     content.end().then_some(origin)
 }

@@ -17,7 +17,7 @@ use super::reading::read_request;
 use super::{Gateway, Visit, late};
 use crate::body::Content;
 use crate::callback::destination::{Destination, Forbidden};
-use crate::callback::seal::Refused;
+use crate::callback::seal::{Origin, Refused};
 use crate::nexus::callback::{clean_completion, completion_of, is_stale_reference};
 use crate::nexus::{Method, Route, call};
 use crate::resilience::Deadline;
@@ -60,7 +60,7 @@ impl Gateway {
         };
         let policy = self.router.default_policy(visit.caller.ip());
         let home = relay.open_completion(sealed, &mut head.headers).map_err(unopened)?;
-        self.describe_completion(visit, &home.origin.endpoint);
+        self.describe_completion(visit, &home.origin);
         let deadline = deadline(visit, &head, &policy)?;
         let (body, _held) = self.take_in(visit, &head, body, &policy, &deadline).await?;
 
@@ -71,10 +71,10 @@ impl Gateway {
         let request = Outgoing::raw(home.destination.uri(), head.headers, body);
         let answer = self.send_home(visit, &upstream, request, &policy, &deadline, true).await?;
         if answer.1 == Outcome::Delivered {
-            let endpoint = home.origin.endpoint.split('/').next().unwrap_or_default();
-            // Labels come from the table.
-            if self.router.find(endpoint).is_some() {
-                self.telemetry.completed(endpoint, home.lag);
+            // Labels come from the table, and from operations that have labels of their own.
+            let (name, key) = home.origin.endpoint.split_once('/').unwrap_or((&home.origin.endpoint, ""));
+            if let Some(endpoint) = self.router.find(name) {
+                self.telemetry.completed(&endpoint.operation(key).metrics, home.lag);
             }
         }
         Ok(answer)
@@ -152,8 +152,8 @@ impl Gateway {
     }
 
     /// Says which operation completes, for metrics and the access log.
-    fn describe_completion(&self, visit: &mut Visit<'_>, origin: &str) {
-        let (name, key) = origin.split_once('/').unwrap_or((origin, ""));
+    fn describe_completion(&self, visit: &mut Visit<'_>, origin: &Origin) {
+        let (name, key) = origin.endpoint.split_once('/').unwrap_or((&origin.endpoint, ""));
         if let Some(endpoint) = self.router.find(name) {
             visit.record.operation(&endpoint.operation(key).metrics);
         }
@@ -162,6 +162,7 @@ impl Gateway {
             line.endpoint = Some(name.into());
             line.service = Some(service.into());
             line.operation = Some(operation.into());
+            line.request_id(&origin.request_id);
         }
     }
 }

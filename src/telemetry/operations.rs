@@ -104,6 +104,11 @@ impl OperationMetrics {
         Self { endpoint, service: service.into(), operation: operation.into(), methods: Default::default() }
     }
 
+    /// Its label values: endpoint, service and operation.
+    pub(super) fn labels(&self) -> [&str; 3] {
+        [&self.endpoint, &self.service, &self.operation]
+    }
+
     /// The endpoint's label value.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
@@ -135,6 +140,7 @@ impl OperationMetrics {
 
     /// Takes what was counted out of the exposition; counters that are not there make no difference.
     fn remove(&self, telemetry: &Telemetry) {
+        let _ = telemetry.completion_lag.remove_label_values(&self.labels());
         for method in [MethodLabel::Start, MethodLabel::Cancel, MethodLabel::Complete, MethodLabel::Unknown] {
             let labels = [&*self.endpoint, &*self.service, &*self.operation, method.name()];
             let _ = telemetry.duration.remove_label_values(&labels);
@@ -202,7 +208,6 @@ impl EndpointMetrics {
             let _ = telemetry.retries.remove_label_values(&[&self.name, loss.name()]);
         }
         let _ = telemetry.sealed.remove_label_values(&[&self.name]);
-        let _ = telemetry.completion_lag.remove_label_values(&[&self.name]);
         for why in Withheld::ALL {
             let _ = telemetry.retries_withheld.remove_label_values(&[&self.name, why.name()]);
         }

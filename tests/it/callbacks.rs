@@ -14,6 +14,7 @@ const BAD_SEAL: Expected = failure("bad_seal", ErrorType::BadRequest, false);
 const BAD_CALLBACK: Expected = failure("bad_callback", ErrorType::BadRequest, false);
 const UNKNOWN_KEY: Expected = failure("unknown_key", ErrorType::Unavailable, true);
 const UNKNOWN_TOKEN: Expected = failure("unknown_token", ErrorType::NotFound, false);
+const RELAY_OFF: Expected = failure("relay_off", ErrorType::Unavailable, true);
 const UNREACHABLE: Expected = failure("upstream_unreachable", ErrorType::Unavailable, true);
 const TOKEN: &str = "{\"v\":1,\"d\":\"c2VjcmV0\"}";
 
@@ -88,7 +89,9 @@ async fn a_completion_comes_home_as_it_was_meant_to() {
     gateway.counts("nexus_gateway_callbacks_sealed_total", &[("endpoint", "pay")], 1.0).await;
     let labels = [("endpoint", "pay"), ("operation", "op"), ("method", "complete"), ("outcome", "delivered")];
     gateway.counts("nexus_gateway_requests_total", &labels, 1.0).await;
-    gateway.counts("nexus_gateway_completion_lag_seconds_count", &[("endpoint", "pay")], 1.0).await;
+    gateway
+        .counts("nexus_gateway_completion_lag_seconds_count", &[("endpoint", "pay"), ("operation", "op")], 1.0)
+        .await;
 }
 
 #[tokio::test]
@@ -148,6 +151,7 @@ async fn keys_are_changed_without_losing_a_completion() {
     // A replica that has not read the new keys yet: the sender tries again.
     gateway.running.apply(relaying(&handler, vec![key("other")])).await.expect("it can be applied");
     UNKNOWN_KEY.assert_is(&gateway.call(&completion(&handler)).await, "the key is not here");
+    gateway.counts("nexus_gateway_callback_keys_dropped_total", &[], 1.0).await;
 }
 
 #[tokio::test]
@@ -205,4 +209,49 @@ async fn completions_are_left_alone_where_the_policy_says_so() {
     let gateway = Gateway::start(under(relaying(&handler, vec![key("one")]), rule)).await;
     assert_passed(&started(), &gateway.call(&start_from(&home, "/callback")).await);
     assert!(handler.request().target().contains(&home.address.port().to_string()));
+}
+
+#[tokio::test]
+async fn completions_for_the_home_cluster_pass_as_they_are_where_there_is_one() {
+    let cluster = Handler::answering(answer("200 OK", &[], ""));
+    let clusters = vec![undiscovered("home", &[format!("{}/base", cluster.url())])];
+    let paths = ["/nexus/callback", "/namespaces/a%20b/nexus/callback?x=%2F"];
+    let without = Gateway::start(Settings { clusters: clusters.clone(), ..settings() }).await;
+    let request = |path: &str| {
+        let token = ("Temporal-Callback-Token", TOKEN);
+        to(path).headers([("Nexus-Operation-State", "succeeded"), token]).body("\"result\"")
+    };
+    for path in paths {
+        RELAY_OFF.assert_is(&without.call(&request(path)).await, path);
+    }
+    let callbacks = CallbackSettings { home: Some("home".into()), ..CallbackSettings::default() };
+    let gateway = Gateway::start(Settings { clusters, callbacks, ..settings() }).await;
+    for path in paths {
+        assert_eq!(gateway.call(&request(path)).await.status(), 200);
+    }
+    // Whoever asks for the cluster's id is no completion.
+    let is_completion = |request: &Message| !request.target().contains("/api/");
+    let seen: Vec<_> = cluster.requests().into_iter().filter(is_completion).collect();
+    let targets: Vec<_> = seen.iter().map(|request| request.target().to_owned()).collect();
+    assert_eq!(targets, paths.map(|path| format!("/base{path}")));
+    assert!(seen.iter().all(|request| request.header("temporal-callback-token") == Some(TOKEN)));
+}
+
+#[tokio::test]
+async fn the_access_log_joins_a_completion_with_its_start() {
+    let (handler, home) = (Handler::answering(started()), Handler::answering(answer("200 OK", &[], "")));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("access.log");
+    let mut settings = relaying(&handler, vec![key("one")]);
+    settings.log.access_log = Some(nexus_gateway::telemetry::AccessLogTarget::File(file.clone()));
+    let gateway = Gateway::start(settings).await;
+    gateway.call(&start_from(&home, "/callback").header("Nexus-Request-Id", "id-of-the-start")).await;
+    gateway.call(&completion(&handler)).await;
+    let lines = || std::fs::read_to_string(&file).unwrap_or_default();
+    eventually(|| lines().lines().count() == 2).await;
+    for (line, method) in lines().lines().zip(["start", "complete"]) {
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let told = [&line["method"], &line["request_id"], &line["endpoint"], &line["operation"]];
+        assert_eq!(told, [method, "id-of-the-start", "pay", "op"]);
+    }
 }

@@ -27,6 +27,7 @@ fn origin(url: &str) -> Origin {
         caller: "spiffe://a.example/ns/orders".to_owned(),
         issued: NOW,
         expires: NOW + 90 * 24 * 3600,
+        request_id: String::new(),
     }
 }
 
@@ -72,12 +73,12 @@ fn one_of_each(keys: &Keyring) -> [(String, Opening); 3] {
 proptest! {
     #[test]
     fn what_was_sealed_comes_back(
-        texts in any::<[String; 4]>(), issued: u64, expires in 1u64.., token: Vec<u8>, context in any::<[String; 2]>(),
+        texts in any::<[String; 5]>(), issued: u64, expires in 1u64.., token: Vec<u8>, context in any::<[String; 2]>(),
         target in any_target(), name: String,
     ) {
         let keys = one();
-        let [url, endpoint, origin_target, caller] = texts;
-        let origin = Origin { url, endpoint, target: origin_target, caller, issued, expires };
+        let [url, endpoint, origin_target, caller, request_id] = texts;
+        let origin = Origin { url, endpoint, target: origin_target, caller, issued, expires, request_id };
         prop_assert_eq!(keys.open_callback(&keys.seal_callback(&origin), expires - 1), Ok(origin));
 
         let [endpoint, caller] = context;
