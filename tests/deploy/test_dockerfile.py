@@ -73,6 +73,7 @@ def is_sent(path: str) -> bool:
 def context(tmp_path: Path) -> Path:
     """A folder with what the build stage has after its COPY instructions."""
     for source in context_sources():
+        (tmp_path / source).parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if (ROOT / source).is_dir() else shutil.copy)(ROOT / source, tmp_path / source)
     return tmp_path
 
@@ -88,7 +89,7 @@ def test_base_images_are_pinned() -> None:
 
 
 def test_copied_files_exist_and_are_sent() -> None:
-    assert context_sources() == ["Cargo.toml", "Cargo.lock", "tests/support", "src"]
+    assert context_sources() == ["Cargo.toml", "Cargo.lock", "tests/support", "benches/seal.rs", "src"]
     for source in context_sources():
         assert (ROOT / source).exists(), source
         assert is_sent(source), f"{source} is ignored"

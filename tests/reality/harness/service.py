@@ -98,6 +98,8 @@ class Job:
     """complete, fail, or wait (until it is canceled)."""
     after: float = 0
     """Seconds that it takes."""
+    times: int = 1
+    """How often its result repeats the text."""
 
 
 @workflow.defn
@@ -112,7 +114,7 @@ class JobWorkflow:
             raise ApplicationError("the job failed", {"why": job.text}, type="JobFailed", non_retryable=True)
         if job.then == "wait":
             await workflow.wait_condition(lambda: False)
-        return f"done: {job.text}"
+        return f"done: {job.text * job.times}"
 
 
 class ByHand(nexus_handler.OperationHandler[str, str]):
