@@ -176,9 +176,13 @@ def caller_worker(client: Client) -> Worker:
 
 
 async def begin(client: Client, plan: Plan) -> WorkflowHandle[Any, Outcome]:
-    """Starts a caller workflow."""
+    """Starts a caller workflow; waits for a cluster that was stopped to go on."""
     return await client.start_workflow(
-        CallOperation.run, plan, id=f"call-{plan.operation}-{uuid.uuid4()}", task_queue=CALLER_QUEUE
+        CallOperation.run,
+        plan,
+        id=f"call-{plan.operation}-{uuid.uuid4()}",
+        task_queue=CALLER_QUEUE,
+        rpc_timeout=timedelta(minutes=2),
     )
 
 
