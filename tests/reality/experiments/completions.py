@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import random
 import time
 import uuid
@@ -26,6 +27,7 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowHandle
 from temporalio.runtime import Runtime
+from temporalio.service import RPCError
 
 from harness.caller import Outcome, Plan, begin
 from harness.calls import in_groups
@@ -152,10 +154,11 @@ class Run:
 
     async def _result(self, handle: WorkflowHandle[Any, Outcome], until: float) -> Outcome | None:
         try:
-            async with asyncio.timeout(until - time.monotonic()):
+            async with asyncio.timeout(max(1.0, until - time.monotonic())):
                 return await handle.result()
         except TimeoutError:
-            await handle.terminate()
+            with contextlib.suppress(RPCError):  # it may have ended meanwhile, too late
+                await handle.terminate()
             return None
 
     async def _look(self, handle: WorkflowHandle[Any, Outcome], job: Job, outcome: Outcome) -> Ended:
@@ -233,10 +236,11 @@ async def run(
             rotating(gateways, trouble, happened),
             going_away(fenced, trouble, happened),
         )
-        columns = {}
-        for way, one in runs.items():
-            ended, missing = await one.settle(until)
-            columns[way] = Column(ended, missing, *one.handled(), happened)
+        settled = await asyncio.gather(*[one.settle(until) for one in runs.values()])
+        columns = {
+            way: Column(ended, missing, *one.handled(), happened)
+            for (way, one), (ended, missing) in zip(runs.items(), settled, strict=True)
+        }
     after = await completions(fenced)
     for column in columns.values():
         column.accepted = {outcome: after[outcome] - before.get(outcome, 0) for outcome in after}
