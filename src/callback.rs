@@ -129,18 +129,18 @@ impl Callbacks {
         Some(Self { settings, public_url, keyring, destinations })
     }
 
-    /// Seals the callback of a start. False where it has none. `home` gives the URL of the cluster of an id.
+    /// Seals the callback of a start. False where it has none. `home` gives the URL of the cluster that it comes from,
+    /// where that is known.
     pub fn seal_start(
         &self,
         start: &mut Outgoing,
         about: About<'_>,
-        home: impl Fn(&str) -> Option<BaseUrl>,
+        home: impl Fn() -> Option<BaseUrl>,
     ) -> Result<bool, Unsealable> {
         let query = start.uri.query().unwrap_or_default().to_owned();
         let Some(url) = callback::callback_of(Some(&query)) else { return Ok(false) };
         let url = if callback::is_system_callback(&url) {
-            let source = start.headers.get(&headers::CALLBACK_SOURCE).and_then(|source| source.to_str().ok());
-            let cluster = source.and_then(home).ok_or(Unsealable::System)?;
+            let cluster = home().ok_or(Unsealable::System)?;
             format!("{cluster}/nexus/callback")
         } else {
             url.into_owned()

@@ -149,10 +149,12 @@ impl Gateway {
         let relay = completions.as_ref().and_then(|completions| completions.relay.as_ref());
         let sealing = relay.filter(|_| call.path.method == Method::Start && leaves_home(&head, &endpoint));
         let key = sealing.map(|_| call.path.key(head.uri.path()).to_owned()).unwrap_or_default();
+        // It says whose `temporal://system` is meant, and ends at this gateway.
+        let source = sealing.and_then(|_| head.headers.get(&headers::CALLBACK_SOURCE).cloned());
         let mut request = outgoing(visit, head, &call, &endpoint, body)?;
         let sticky = governed.policy.sticky;
         let sealed = match sealing {
-            Some(relay) => self.seal_start(relay, about(&endpoint, &key, sticky), &mut request)?,
+            Some(relay) => self.seal_start(relay, about(&endpoint, &key, sticky), source.as_ref(), &mut request)?,
             None => false,
         };
         let journey = Journey { call: &call, endpoint: &endpoint, operation: &operation, governed, deadline };

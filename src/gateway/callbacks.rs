@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use http::HeaderValue;
 use http::request::Parts;
 
+use super::completion::unopened;
 use super::{Gateway, Visit};
+use crate::callback::seal::Refused;
 use crate::callback::{About, Callbacks};
 use crate::nexus::{Call, Method, headers};
 use crate::response::{Failure, Reason};
@@ -21,7 +24,7 @@ pub(super) fn about<'a>(endpoint: &'a Endpoint, key: &'a str, sticky: bool) -> A
 
 /// Whether a start goes to another cluster than the one that it comes from, whose completions need no help.
 pub(super) fn leaves_home(start: &Parts, endpoint: &Endpoint) -> bool {
-    let source = start.headers.get(&headers::CALLBACK_SOURCE).map(http::HeaderValue::as_bytes);
+    let source = start.headers.get(&headers::CALLBACK_SOURCE).map(HeaderValue::as_bytes);
     let target = endpoint.entry().cluster_id.as_deref().map(str::as_bytes);
     source.is_none() || source != target
 }
@@ -32,10 +35,14 @@ impl Gateway {
         &self,
         callbacks: &Callbacks,
         about: About<'_>,
+        source: Option<&HeaderValue>,
         start: &mut Outgoing,
     ) -> Result<bool, Failure> {
         let endpoint = about.endpoint;
-        let home = |id: &str| self.router.url_of_cluster(&self.registry.cluster_of_id(id)?);
+        let home = || {
+            let id = source?.to_str().ok()?;
+            self.router.url_of_cluster(&self.registry.cluster_of_id(id)?)
+        };
         let sealed = callbacks.seal_start(start, about, home);
         let sealed = sealed.map_err(|error| Failure::new(Reason::BadCallback, error.to_string()))?;
         if sealed {
@@ -61,7 +68,12 @@ impl Gateway {
         };
         let opened = relay.open_cancel(head, &call.path, endpoint.name(), ANYONE);
         let unknown = || Failure::new(Reason::UnknownToken, "no operation of this endpoint has this token");
-        let Some((target, path)) = opened.map_err(|_| unknown())? else { return Ok(()) };
+        let opened = opened.map_err(|refused| match refused {
+            // Another replica, which wrapped it, may have read the new keys before this one.
+            Refused::UnknownKey => unopened(refused),
+            _ => unknown(),
+        })?;
+        let Some((target, path)) = opened else { return Ok(()) };
         call.path = path;
         if endpoint.target_ref() != target {
             *endpoint = self.router.leading_to(endpoint, &target).ok_or_else(unknown)?;

@@ -69,7 +69,7 @@ impl Gateway {
             Failure::new(Reason::DestinationForbidden, "completions may not be sent there at present")
         })?;
         let request = Outgoing::raw(home.destination.uri(), head.headers, body);
-        let answer = self.send_home(visit, &upstream, request, &policy, &deadline, true).await?;
+        let answer = self.send_home(visit, &upstream, request, &policy, &deadline).await?;
         if answer.1 == Outcome::Delivered {
             // Labels come from the table, and from operations that have labels of their own.
             let (name, key) = home.origin.endpoint.split_once('/').unwrap_or((&home.origin.endpoint, ""));
@@ -99,7 +99,7 @@ impl Gateway {
         let destination = Destination::parse(&format!("{home}{path}")).map_err(forbidden)?;
         let upstream = completions.destinations.find(&destination).map_err(forbidden)?;
         let request = Outgoing::raw(destination.uri(), head.headers, body);
-        self.send_home(visit, &upstream, request, &policy, &deadline, true).await
+        self.send_home(visit, &upstream, request, &policy, &deadline).await
     }
 
     async fn take_in<B>(
@@ -127,7 +127,6 @@ impl Gateway {
         mut request: Outgoing,
         policy: &Policy,
         deadline: &Deadline,
-        temporal: bool,
     ) -> Shaped {
         if !upstream.is_usable()
             && let Some(_place) = self.gates.held.try_enter()
@@ -138,8 +137,13 @@ impl Gateway {
         let (began, sent) = (Instant::now(), AtomicBool::new(false));
         visit.record.attempt();
         request.set_deadline(None, *deadline);
-        let asked =
-            Asked { method: Method::Complete, temporal, limit: policy.max_response_body, deadline: deadline.at() };
+        // A load balancer's 404 is no destination's word: the completion would be lost for good.
+        let asked = Asked {
+            method: Method::Complete,
+            temporal: true,
+            limit: policy.max_response_body,
+            deadline: deadline.at(),
+        };
         let answered = async {
             let answer = upstream.send(visit.worker, &request, deadline.last_start(), &sent).await;
             let (head, exchange) = answer.map_err(|error| unreached(upstream, error))?;
@@ -195,7 +199,7 @@ fn relays_nothing() -> Failure {
 }
 
 /// One message for all that will never open, so that nobody learns why by trying.
-fn unopened(refused: Refused) -> Failure {
+pub(super) fn unopened(refused: Refused) -> Failure {
     match refused {
         // The replica that sealed it may have read the new keys before this one.
         Refused::UnknownKey => Failure::new(Reason::UnknownKey, "this gateway does not have the key at present"),

@@ -255,3 +255,39 @@ async fn the_access_log_joins_a_completion_with_its_start() {
         assert_eq!(told, [method, "id-of-the-start", "pay", "op"]);
     }
 }
+
+#[tokio::test]
+async fn a_known_cluster_may_mean_itself_by_its_system_callback() {
+    let (handler, cluster) = (Handler::answering(started()), Cluster::serving(vec![listed("own", 1)]));
+    let arrived = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = std::sync::Arc::clone(&arrived);
+    cluster.state().dispatch = std::sync::Arc::new(move |asked| {
+        seen.lock().expect("not poisoned").push(asked.message.target().to_owned());
+        vec![answer("200 OK", &[], "").into()]
+    });
+    let clusters = vec![discovered("home", cluster.url())];
+    let gateway = Gateway::start(Settings { clusters, ..relaying(&handler, vec![key("one")]) }).await;
+    gateway.until_ready().await;
+    let callback = utf8_percent_encode("temporal://system", NON_ALPHANUMERIC).to_string();
+    let start = |source: &str| {
+        to(format!("/nexus/endpoints/pay/services/Svc/op?callback={callback}"))
+            .header("Nexus-Callback-Temporal-Callback-Token", TOKEN)
+            .header("Nexus-Callback-Source", source)
+    };
+    BAD_CALLBACK.assert_is(&gateway.call(&start("a-stranger")).await, "whose system?");
+    assert_eq!(gateway.call(&start("cluster-home")).await.status(), 201);
+    assert_eq!(gateway.call(&completion(&handler)).await.status(), 200);
+    assert_eq!(*arrived.lock().expect("not poisoned"), ["/nexus/callback"]);
+}
+
+#[tokio::test]
+async fn a_cancel_waits_for_a_replica_that_has_not_read_its_key_yet() {
+    let handler = Handler::answering(started());
+    let gateway = Gateway::start(relaying(&handler, vec![key("one")])).await;
+    let told = gateway.call(&start_from(&handler, "/callback")).await;
+    let told: serde_json::Value = serde_json::from_slice(&told.body).expect("JSON");
+    gateway.running.apply(relaying(&handler, vec![key("other")])).await.expect("it can be applied");
+    let cancel = to("/nexus/endpoints/pay/services/Svc/op/cancel")
+        .header("Nexus-Operation-Token", told["token"].as_str().expect("a token"));
+    UNKNOWN_KEY.assert_is(&gateway.call(&cancel).await, "the key is not here");
+}
