@@ -15,6 +15,7 @@ pub struct Deadline {
     started: Instant,
     at: Instant,
     given: Option<Duration>,
+    is_callers: bool,
 }
 
 impl Deadline {
@@ -22,7 +23,13 @@ impl Deadline {
     /// allows.
     pub fn new(started: Instant, given: Option<Duration>, allowed: Duration) -> Self {
         let time = given.map_or(allowed, |given| given.min(allowed));
-        Self { started, at: started + time, given }
+        Self { started, at: started + time, given, is_callers: given.is_some_and(|given| given <= allowed) }
+    }
+
+    /// The same, `reserve` sooner, so that there is time for something else then. With too little time it stays.
+    #[must_use]
+    pub fn sooner(self, reserve: Duration) -> Self {
+        if self.total() > FLOOR + reserve { Self { at: self.at - reserve, ..self } } else { self }
     }
 
     /// When it passes.
@@ -37,7 +44,7 @@ impl Deadline {
 
     /// Whether the caller gave it, rather than the policy.
     pub fn is_callers(&self) -> bool {
-        self.given.is_some_and(|given| given <= self.total())
+        self.is_callers
     }
 
     /// What a forwarded time-out says: the time left, where the caller gave one at all.
@@ -72,6 +79,13 @@ mod tests {
         assert_eq!((callers.at(), callers.is_callers()), (now + 3 * SECOND, true));
         let policys = Deadline::new(now, Some(30 * SECOND), 10 * SECOND);
         assert_eq!((policys.at(), policys.is_callers()), (now + 10 * SECOND, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reserve_is_kept_only_where_enough_is_left() {
+        let now = Instant::now();
+        let sooner = |seconds| Deadline::new(now, Some(seconds * SECOND), 60 * SECOND).sooner(SECOND).at() - now;
+        assert_eq!((sooner(10), sooner(3), sooner(4)), (9 * SECOND, 3 * SECOND, 3 * SECOND));
     }
 
     #[tokio::test(start_paused = true)]

@@ -77,7 +77,7 @@ pub struct StoreSettings {
     pub timeout: Duration,
 }
 
-/// A `redis://` URL. It may hold a password, so it never shows in a log or a message.
+/// The URL of a store, `redis://` or `postgres://`. It may hold a password, so it never shows in a log or a message.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoreUrl(Box<str>);
 
