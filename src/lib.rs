@@ -57,6 +57,7 @@ pub mod config;
 pub mod gates;
 pub mod gateway;
 pub mod nexus;
+pub mod park;
 pub mod registry;
 pub mod resilience;
 pub mod resolve;

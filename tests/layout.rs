@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each module uses. A new arrow is a decision: write it here, with care that no circle comes of it.
-const ARROWS: [(&str, &[&str]); 19] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("main", &["cli", "config", "resolve", "run", "telemetry"]),
     ("cli", &["config"]),
     ("resolve", &["config", "gates", "registry", "resilience", "route", "telemetry"]),
@@ -46,6 +46,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ("telemetry", &["body", "nexus", "resilience", "response"]),
     ("response", &["body", "nexus", "upstream"]),
     ("callback", &["body", "nexus", "upstream"]),
+    ("park", &["resilience"]),
     ("upstream", &["nexus", "resilience"]),
     ("registry", &["nexus"]),
     ("admission", &[]),

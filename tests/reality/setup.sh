@@ -4,7 +4,8 @@
 #   tests/reality/setup.sh [--demo] [FOLDER]
 #
 # FOLDER is .venv at the root of the repository unless given. --demo leaves out the older servers,
-# and redis-server, which only the tests use. Running it again does nothing unless a pinned version has changed.
+# redis-server and postgresql, which only the tests use. Running it again does nothing unless a pinned
+# version has changed.
 # PYTHON names the interpreter (default python3, 3.10 or newer).
 set -eu
 
@@ -63,6 +64,17 @@ if [ $demo = no ] && ! command -v redis-server >/dev/null 2>&1; then
             redis-server; } >/dev/null || die "apt-get could not install redis-server"
     else
         echo "setup: no redis-server found. On Debian and Ubuntu: apt-get install redis-server" >&2
+    fi
+fi
+# So with PostgreSQL, for parked operations that several gateways share. The tests start servers of their own: whether
+# the package makes and runs one does not matter to them, and it is not asked to.
+if [ $demo = no ] && ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+        echo "setup: installing postgresql"
+        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+            postgresql; } >/dev/null || die "apt-get could not install postgresql"
+    else
+        echo "setup: no PostgreSQL found. On Debian and Ubuntu: apt-get install postgresql" >&2
     fi
 fi
 # The Makefile compares this time stamp with the files that name the versions.
