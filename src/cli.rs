@@ -54,7 +54,8 @@ pub enum Command {
     /// Serve. SIGTERM or Ctrl-C drains: no new connections, requests in flight end, exit 0; a second one ends at once.
     /// SIGHUP reads the configuration again.
     Run(RunArgs),
-    /// Read a configuration and name all of its errors, each with path and line. Exit 0, or 78 where there are any.
+    /// Read a configuration and name all of its errors, each with path and line. Exit 0, or 78 where there are any. Of a
+    /// good one it prints what is good to know.
     Check {
         /// A YAML file, or a folder whose *.yaml and *.yml files are merged in the order of their names.
         #[arg(long, value_name = "PATH")]

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::admission::Trust;
 use crate::callback::CallbackSettings;
+use crate::park::ParkingSettings;
 use crate::registry::{ClusterSettings, Definition};
 use crate::resilience::rate_limit::StoreSettings;
 use crate::route::PolicyRule;
@@ -24,6 +25,7 @@ mod file;
 mod inputs;
 mod merge;
 mod new_key;
+mod notes;
 mod problem;
 mod report;
 mod settings;
@@ -35,7 +37,9 @@ mod value;
 
 pub use inputs::Inputs;
 pub use new_key::{key_id, new_key};
+pub use notes::notes;
 pub use problem::Problem;
+pub(crate) use units::{format_duration, format_size};
 
 use expand::Environment;
 
@@ -61,6 +65,9 @@ pub struct Settings {
     pub upstream: UpstreamSettings,
     /// Store of the limits that several gateways share; there is one wherever a policy needs it.
     pub redis: Option<StoreSettings>,
+    /// Where parked starts are kept; there is such a place, a way to relay and one to complete wherever a policy parks,
+    /// room for the largest request and for each policy's own bounds, and keys wherever the store is shared.
+    pub parking: ParkingSettings,
     /// Folder for what has to outlive the process; `None` where none is configured and there is no home directory.
     pub state: Option<PathBuf>,
     /// The process's log and the access log.
@@ -79,6 +86,7 @@ impl Default for Settings {
             callbacks: CallbackSettings::default(),
             upstream: UpstreamSettings::default(),
             redis: None,
+            parking: ParkingSettings::default(),
             state: state::default_directory(&environment),
             log: LogSettings::default(),
         }

@@ -37,7 +37,12 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Run(args) => runtime.block_on(run(&args)),
         Command::Check { config } => match config::load(Some(&config), &config::Overrides::default()).1 {
-            Ok(_) => ExitCode::SUCCESS,
+            Ok(settings) => {
+                for note in config::notes(&settings) {
+                    println!("note: {note}");
+                }
+                ExitCode::SUCCESS
+            }
             Err(problems) => refuse(&problems),
         },
         Command::Resolve(args) => runtime.block_on(explain(&args)),

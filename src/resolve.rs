@@ -94,6 +94,7 @@ fn describe(table: &Table, endpoint: &Endpoint, question: Question<'_>, can_rela
     let decision = policies.explain(endpoint.name(), service, operation, caller);
     decisions(&mut text, &decision);
     completions(&mut text, &decision, can_relay);
+    line(&mut text, "park", parking(&decision, can_relay));
     let named = policies.callers(endpoint.name(), service, operation);
     if caller.is_none() && !named.is_empty() {
         let named: Vec<_> = named.iter().map(ToString::to_string).collect();
@@ -138,6 +139,14 @@ fn completions(text: &mut String, decision: &Decision, can_relay: bool) {
     } else {
         line(text, "sticky", "false (callbacks are direct)");
     }
+}
+
+/// Only what is relayed is parked.
+fn parking(decision: &Decision, can_relay: bool) -> String {
+    if decision.park.value.is_some() && !(can_relay && decision.relay.value) {
+        return "off (callbacks are direct)".into();
+    }
+    because(&decision.park, |park| or_off(park.as_deref(), |it| limits::park(&it.settings)))
 }
 
 fn because<T>(decided: &Decided<T>, show: impl Fn(&T) -> String) -> String {

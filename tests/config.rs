@@ -4,6 +4,8 @@
 mod callbacks;
 #[path = "config/mistakes.rs"]
 mod mistakes;
+#[path = "config/parking.rs"]
+mod parking;
 #[path = "config/resolving.rs"]
 mod resolving;
 #[path = "config/shipped.rs"]

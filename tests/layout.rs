@@ -16,6 +16,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
             "callback",
             "gates",
             "nexus",
+            "park",
             "registry",
             "resilience",
             "route",

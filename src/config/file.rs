@@ -13,9 +13,11 @@ use super::value::{
 };
 
 mod callbacks;
+mod park;
 mod policy;
 
 pub(super) use callbacks::{AllowKeys, Callbacks, SealKey};
+pub(super) use park::{End, Park, Parking};
 pub(super) use policy::{
     Breaker, Callback, Cause, Concurrency, Level, OnFailure, Part, Policy, RateLimit, Retry, Scope, Setting,
 };
@@ -39,6 +41,9 @@ pub(super) struct File {
     /// Completions of asynchronous operations on their way back to their callers. Left out: they do not go through the
     /// gateway.
     pub(super) callbacks: Option<Callbacks>,
+    /// Where the starts that policies park are kept, and how many in all. May stay where no policy parks any more: what
+    /// was parked before is finished.
+    pub(super) park: Option<Parking>,
     /// Addresses of clusters and external handlers, and connections to them.
     pub(super) upstream: Option<Upstream>,
     /// A Redis or Valkey server, through which gateways share limits of global scope. Left out: none.

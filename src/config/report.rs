@@ -38,6 +38,11 @@ impl<'a> Report<'a> {
         self.root.nearest(path).place.clone()
     }
 
+    /// Whether something is written at `path`.
+    pub(super) fn is_written(&self, path: &str) -> bool {
+        self.root.nearest(path).path == path
+    }
+
     /// Whether a part of the setting at `path` was wrong already.
     pub(super) fn is_known_bad(&self, path: &str) -> bool {
         self.problems.iter().take(self.earlier).any(|problem| is_at_or_below(&problem.key, path))

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::expand::Environment;
-use super::file::{File, Log, LogFormat, Redis, Server, Upstream};
+use super::file::{self, File, Log, LogFormat, Redis, Server, Upstream};
 use super::problem::Problem;
 use super::report::Report;
 use super::tree::Node;
 use super::{Overrides, Settings, state};
 use crate::gates::ProcessSettings;
+use crate::park::StoreAt;
 use crate::resilience::rate_limit::StoreSettings;
 use crate::server::ServerSettings;
 use crate::telemetry::{self, LogSettings};
@@ -16,6 +17,7 @@ use crate::upstream::UpstreamSettings;
 
 mod addresses;
 mod callbacks;
+mod park;
 mod policies;
 mod targets;
 
@@ -36,12 +38,35 @@ pub(super) fn build(
     if !has_store {
         policies::refuse_shared_without_store(&policies, &mut report);
     }
+    let lists = |list: fn(&file::Callbacks) -> bool| file.callbacks.as_ref().is_some_and(list);
+    let has_keys = lists(|callbacks| callbacks.keys.is_some()) || report.is_known_bad("callbacks");
+    let has_allow = lists(|callbacks| callbacks.allow.as_ref().is_some_and(|list| !list.is_empty()));
     let callbacks = callbacks::build(file.callbacks, &clusters, &mut report);
     let can_relay = callbacks.public_url.is_some() || report.is_known_bad("callbacks");
     policies::refuse_relay_without_url(&policies, can_relay, &mut report);
     policies::refuse_sticky_direct(&policies, can_relay, &mut report);
     let server = server(file.server.unwrap_or_default());
     policies::refuse_little_room(&policies, server.process.max_queued_bytes, &mut report);
+    let state = overrides
+        .state
+        .clone()
+        .or_else(|| Some(file.state?.directory?.0))
+        .or_else(|| state::default_directory(environment));
+    let parking = park::build(file.park);
+    park::refuse_shared_without_keys(&parking, has_keys, &mut report);
+    policies::refuse_park_direct(&policies, can_relay, &mut report);
+    let is_unknown = report.is_known_bad("clusters") || report.is_known_bad("callbacks");
+    if can_relay && clusters.is_empty() && !has_allow && !is_unknown {
+        policies::refuse_park_without_destination(&policies, &mut report);
+    }
+    let is_unknown = report.is_known_bad("state") || report.is_known_bad("park");
+    if parking.store == StoreAt::Embedded && state.is_none() && !is_unknown {
+        policies::refuse_park_without_folder(&policies, &mut report);
+    }
+    if !report.is_known_bad("park") {
+        policies::refuse_park_beyond_all(&policies, &parking, &mut report);
+    }
+    policies::refuse_park_little_room(&policies, server.max_head, &mut report);
     Settings {
         listen,
         admin,
@@ -52,11 +77,8 @@ pub(super) fn build(
         callbacks,
         upstream: upstream(file.upstream.unwrap_or_default()),
         redis: file.redis.and_then(|redis| store(redis, &mut report)),
-        state: overrides
-            .state
-            .clone()
-            .or_else(|| Some(file.state?.directory?.0))
-            .or_else(|| state::default_directory(environment)),
+        parking,
+        state,
         log: log(file.log.unwrap_or_default()),
     }
 }

@@ -159,6 +159,55 @@ impl<T: JsonSchema> JsonSchema for Toggled<T> {
     }
 }
 
+/// `park: off`, `park: on` or `park: { max: 1000 }`; also `false` and `true`.
+pub(super) struct Switched<T>(pub(super) Option<T>);
+
+impl<'de, T: Default + Deserialize<'de>> Deserialize<'de> for Switched<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SwitchedVisitor(PhantomData)).map(Self)
+    }
+}
+
+struct SwitchedVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Default + Deserialize<'de>> Visitor<'de> for SwitchedVisitor<T> {
+    type Value = Option<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("`on`, `off` or a mapping of keys")
+    }
+
+    fn visit_bool<E: de::Error>(self, on: bool) -> Result<Option<T>, E> {
+        Ok(on.then(T::default))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Option<T>, E> {
+        match text {
+            "on" => Ok(Some(T::default())),
+            "off" => Ok(None),
+            _ => Err(E::invalid_type(de::Unexpected::Str(text), &self)),
+        }
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Option<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Some)
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Switched<T> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("Switched{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "enum": ["on", "off", true, false] }, generator.subschema_for::<T>()] })
+    }
+}
+
 impl<'de> Deserialize<'de> for Discover {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(DiscoverVisitor)

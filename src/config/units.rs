@@ -36,7 +36,7 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, Refusal> {
 }
 
 /// The shortest text that [`parse_duration`] reads back as `duration`.
-pub(super) fn format_duration(duration: Duration) -> String {
+pub(crate) fn format_duration(duration: Duration) -> String {
     let nanos = duration.as_nanos();
     if let Some((name, unit)) = TIME_UNITS.iter().find(|(_, unit)| nanos.is_multiple_of(*unit)) {
         return format!("{}{name}", nanos / unit);
@@ -65,7 +65,7 @@ pub(super) fn parse_size(text: &str) -> Result<usize, Refusal> {
 }
 
 /// The shortest text that [`parse_size`] reads back as `bytes`.
-pub(super) fn format_size(bytes: usize) -> String {
+pub(crate) fn format_size(bytes: usize) -> String {
     match SIZE_UNITS.iter().find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit)) {
         Some((name, unit)) => format!("{}{name}", bytes / unit),
         None => bytes.to_string(),

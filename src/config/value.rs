@@ -19,9 +19,11 @@ use crate::telemetry::AccessLogTarget;
 
 mod callbacks;
 mod limits;
+mod park;
 
 pub(super) use callbacks::{AllowedUrl, KeyId, KeySecret, PublicUrl};
 pub(super) use limits::{CallerAddress, OrOff, Percent, Period, RateOf, Store};
+pub(super) use park::ParkStore;
 
 /// Milliseconds.
 pub(super) const SECOND: u64 = 1_000;

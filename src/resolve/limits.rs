@@ -1,7 +1,9 @@
-//! Rate limits, concurrency limits, retries and breakers in one readable line each.
+//! Rate limits, concurrency limits, retries, breakers and parking in one readable line each.
 
 use std::time::Duration;
 
+use crate::config::{format_duration, format_size};
+use crate::resilience::park::{ParkReason, ParkSettings};
 use crate::resilience::rate_limit::{OnFailure, Scope};
 use crate::resilience::{BreakerSettings, ConcurrencySettings, Per, RateLimitSettings, RetrySettings};
 
@@ -62,6 +64,12 @@ pub(super) fn breaker(settings: &BreakerSettings) -> String {
     )
 }
 
+pub(super) fn park(settings: &ParkSettings) -> String {
+    let on: Vec<_> = settings.on.reasons().map(ParkReason::name).collect();
+    let (max, bytes, age) = (settings.max, format_size(settings.max_bytes), format_duration(settings.max_age));
+    format!("on: {}; up to {max} operations, {bytes}, {age}", on.join(", "))
+}
+
 fn wait(max_wait: Duration, max_queue: usize) -> String {
     if max_wait.is_zero() || max_queue == 0 {
         return "no waiting".to_owned();
@@ -85,6 +93,7 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
+    use crate::resilience::park::ParkOn;
     use crate::resilience::rate_limit::Rate;
 
     #[test]
@@ -116,6 +125,11 @@ mod tests {
             breaker(&BreakerSettings { consecutive: Some(5), ..BreakerSettings::default() }),
             "opens when 50% of at least 20 requests in 10s or 5 in a row fail per endpoint, service, operation; for 5s \
             at first, 60s at most; requests are refused; 1 at a time may probe"
+        );
+        let (on, max_age) = (ParkOn::of([ParkReason::Saturated, ParkReason::Unreachable]), Duration::from_secs(5400));
+        assert_eq!(
+            park(&ParkSettings { on, max: 7, max_bytes: 3 << 20, max_age }),
+            "on: unreachable, saturated; up to 7 operations, 3MiB, 90m"
         );
     }
 }

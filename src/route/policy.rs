@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::resilience::park::ParkSettings;
 use crate::resilience::{BreakerSettings, ConcurrencySettings, RateLimitSettings, RetrySettings};
 
 mod rules;
@@ -48,6 +49,8 @@ pub struct PolicyRule {
     pub retry: Option<Toggle<RetrySettings>>,
     /// See [`Policy::breaker`].
     pub breaker: Option<Toggle<BreakerSettings>>,
+    /// See [`Policy::park`].
+    pub park: Option<Toggle<ParkSettings>>,
     /// See [`Policy::relay`].
     pub relay: Option<bool>,
     /// See [`Policy::sticky`].
@@ -82,6 +85,8 @@ pub struct Policy {
     pub retry: Arc<RetrySettings>,
     /// When an operation that keeps failing is not asked for a while. Default never.
     pub breaker: Option<Arc<Ruled<BreakerSettings>>>,
+    /// Which starts are answered 201 and finished later, where completions are relayed. Default none.
+    pub park: Option<Arc<Ruled<ParkSettings>>>,
     /// Whether completions come back through the gateway, where it has a public URL. Default yes.
     pub relay: bool,
     /// Whether operation tokens name the target that they came from, where completions are relayed. Default yes.
@@ -112,6 +117,7 @@ impl Default for Policy {
             concurrency: None,
             retry: Arc::default(),
             breaker: None,
+            park: None,
             relay: true,
             sticky: true,
         }

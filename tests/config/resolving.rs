@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use nexus_gateway::config::Settings;
 use nexus_gateway::resolve::{Question, Resolved, resolve};
 
 use crate::load_text;
@@ -55,4 +56,41 @@ async fn how_completions_come_back_is_told() {
             assert!(said.contains(&line), "{line} in {said}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_is_parked_is_told() {
+    let settings = load_text(
+        "
+endpoints: { pay: { external: { url: 'http://127.0.0.1:1' } } }
+callbacks: { public_url: 'http://g', allow: ['http://a.example'] }
+state: { directory: /s }
+policies:
+  - park: on
+  - { match: { service: Off }, park: off }
+  - { match: { service: Few }, park: { on: [rate_limited, breaker_open], max: 7, max_bytes: 4MiB, max_age: 90m } }
+  - { match: { service: Direct }, callbacks: direct }",
+    )
+    .unwrap();
+    let ask = async |settings: Settings, service| {
+        let question = Question { service, operation: "o", caller: None };
+        let Resolved::Found(said) = resolve(settings, "pay", question).await else { panic!("not found") };
+        said
+    };
+    for (service, expected) in [
+        (
+            "S",
+            "on: unreachable, breaker_open, rate_limited, saturated, retryable_failure; up to 100000 operations, 256MiB, 1d \
+            (policies[0])",
+        ),
+        ("Off", "off (policies[1])"),
+        ("Few", "on: breaker_open, rate_limited; up to 7 operations, 4MiB, 90m (policies[2])"),
+        ("Direct", "off (callbacks are direct)"),
+    ] {
+        let said = ask(settings.clone(), service).await;
+        assert!(said.contains(&format!("park               {expected}\n")), "{expected} in {said}");
+    }
+    let ends = "endpoints: { pay: { external: { url: 'http://127.0.0.1:1' } } }";
+    let said = ask(load_text(ends).unwrap(), "S").await;
+    assert!(said.contains("park               off (the default)\n"), "{said}");
 }

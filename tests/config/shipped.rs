@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use nexus_gateway::config::{Settings, new_key, schema};
+use nexus_gateway::resilience::park::ParkSettings;
 use nexus_gateway::resilience::rate_limit::{OnFailure, Scope};
 use nexus_gateway::resilience::{BreakerSettings, RetrySettings};
 use nexus_gateway::route::{Policy, Selector, Toggle};
@@ -23,7 +24,7 @@ fn shipped() -> Vec<PathBuf> {
 
 #[test]
 fn every_file_loads() {
-    assert!(shipped().len() >= 4);
+    assert!(shipped().len() >= 5);
     for path in shipped() {
         let settings = load_path(&path).unwrap_or_else(|problems| panic!("{problems:#?}"));
         assert!(!settings.clusters.is_empty(), "{} serves nothing", path.display());
@@ -68,6 +69,7 @@ fn the_full_file_shows_the_defaults() {
     assert_eq!((&default.rate_limit, everything.rate_limit), (&None, Some(Toggle::Off)));
     assert_eq!((&default.concurrency, everything.concurrency), (&None, Some(Toggle::Off)));
     assert_eq!((&default.breaker, everything.breaker), (&None, Some(Toggle::Off)));
+    assert_eq!((&default.park, everything.park), (&None, Some(Toggle::Off)));
     assert_eq!((everything.relay, everything.sticky), (Some(default.relay), Some(default.sticky)));
 
     // What is marked as an example in the file.
@@ -96,6 +98,7 @@ fn the_full_file_shows_the_defaults_of_limits() {
     assert_eq!(shown.concurrency, short.concurrency);
     assert_eq!(shown.breaker, Some(Toggle::On(BreakerSettings::default())));
     assert_eq!(short.breaker, shown.breaker);
+    assert_eq!(shown.park, Some(Toggle::On(ParkSettings::default())));
 }
 
 #[test]

@@ -13,7 +13,9 @@ use nexus_gateway::callback::seal::Key;
 use nexus_gateway::config::{Overrides, Settings, load};
 use nexus_gateway::gates::ProcessSettings;
 use nexus_gateway::nexus::BaseUrl;
+use nexus_gateway::park::{ParkingSettings, StoreAt};
 use nexus_gateway::registry::{ClusterSettings, Definition, DiscoverSettings, Target};
+use nexus_gateway::resilience::park::{ParkOn, ParkReason, ParkSettings};
 use nexus_gateway::resilience::rate_limit::{OnFailure, Rate, Scope, StoreSettings, StoreUrl};
 use nexus_gateway::resilience::retry::RetryOn;
 use nexus_gateway::resilience::{BreakerSettings, ConcurrencySettings, Per, RateLimitSettings, RetrySettings};
@@ -82,7 +84,8 @@ policies:
     breaker:
       { failure_rate: 34%, min_requests: 35, window: 36s, consecutive: 37, open_for: 38s, max_open_for: 39s, probes: 40,
         per: service, hold: true }
-    callbacks: direct
+    callbacks: relay
+    park: { on: [saturated, breaker_open], max: 54, max_bytes: 55MiB, max_age: 56d }
     sticky: false
 callbacks:
   public_url: http://c:48/z
@@ -97,6 +100,7 @@ upstream:
   { connect_timeout: 15s, idle_timeout: 16s, max_idle: 17, resolve_every: 18s, slow_start: 41s, probe_every: 42s,
     eject_after: 43, eject_for: 44s, panic_threshold: 45% }
 redis: { url: 'redis://:secret@a:46/47', timeout: 4.8s }
+park: { store: 'postgres://g:secret@i:51/j', max: 9000052, max_bytes: 53GiB }
 state: { directory: /nineteen }
 log: { level: debug, format: json, access_log: /twenty }",
     );
@@ -141,6 +145,11 @@ log: { level: debug, format: json, access_log: /twenty }",
             panic_threshold: 45,
         },
         redis: Some(StoreSettings { url: StoreUrl::new("redis://:secret@a:46/47"), timeout: millis(4800) }),
+        parking: ParkingSettings {
+            store: StoreAt::Postgres(StoreUrl::new("postgres://g:secret@i:51/j")),
+            max: 9_000_052,
+            max_bytes: 53 << 30,
+        },
         state: Some("/nineteen".into()),
         log: LogSettings {
             level: "debug".into(),
@@ -213,7 +222,13 @@ fn every_setting_of_a_policy() -> PolicyRule {
             probes: 40,
             hold: true,
         })),
-        relay: Some(false),
+        park: Some(Toggle::On(ParkSettings {
+            on: ParkOn::of([ParkReason::BreakerOpen, ParkReason::Saturated]),
+            max: 54,
+            max_bytes: 55 << 20,
+            max_age: seconds(56 * 24 * 3600),
+        })),
+        relay: Some(true),
         sticky: Some(false),
     }
 }
@@ -358,6 +373,12 @@ fn expanded_values_never_show_in_messages() {
         "redis: {url: 'redis://SECRET/x'}",
         "redis: {url: 'rediss://:SECRET@h'}",
         "redis: {url: 'redis://:SECRET@h', timeout: 'SECRET'}",
+        "park: {store: 'SECRET'}",
+        "park: {store: 'postgres://SECRET:SECRET/SECRET'}",
+        "park: {store: 'postgres://h/SECRET?sslmode=require'}",
+        "park: {store: 'postgres://u:SECRET@h', max: 'SECRET', max_bytes: 'SECRET'}",
+        "park: 'SECRET'",
+        "policies: [{park: 'SECRET'}, {park: {on: ['SECRET'], max: 'SECRET', max_age: 'SECRET'}}]",
         "log: {level: 'SECRET', format: 'SECRET', access_log: 'SECRET'}",
         "state: 'SECRET'",
         "callbacks: 'SECRET'",

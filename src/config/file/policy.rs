@@ -3,7 +3,8 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::config::shape::Toggled;
+use super::Park;
+use crate::config::shape::{Switched, Toggled};
 use crate::config::value::{
     CallerAddress, Checked, Count, EndpointName, HOUR, MIB, MINUTE, OrOff, Percent, Period, RateOf, Segment, Size, Time,
 };
@@ -33,6 +34,11 @@ pub(in crate::config) struct Policy {
     pub(in crate::config) retry: Setting<Retry>,
     /// When an operation that keeps failing is not asked for a while, or `off`. Default: never.
     pub(in crate::config) breaker: Setting<Breaker>,
+    /// Whether starts that did not get through are parked: answered as started, kept, and finished when the target is
+    /// able. `on`, `off`, or a mapping of keys. Only relayed starts with a callback and a request id of the caller's own,
+    /// of at most 64 bytes. What changes for callers: a `NexusOperationStarted` event appears, and a synchronous operation
+    /// may take longer than 10s. A handler may run more than once, as ever. Default: off.
+    pub(in crate::config) park: Option<Switched<Park>>,
     /// Whether completions come back through the gateway, or go from the handler's cluster straight to the caller's.
     /// Default: relay with a `callbacks.public_url`, else direct.
     pub(in crate::config) callbacks: Option<Callback>,

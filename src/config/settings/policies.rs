@@ -14,11 +14,17 @@ use crate::resilience::{Deadline, FLOOR};
 use crate::route::{Policies, Policy, PolicyRule, Selector, Toggle};
 
 mod limits;
+mod park;
+
+pub(super) use park::{
+    refuse_park_beyond_all, refuse_park_direct, refuse_park_little_room, refuse_park_without_destination,
+    refuse_park_without_folder,
+};
 
 /// What a policy can set: the key, and whether a rule sets it.
 type Setting = (&'static str, fn(&PolicyRule) -> bool);
 
-const SETTINGS: [Setting; 10] = [
+const SETTINGS: [Setting; 11] = [
     ("timeout", |rule| rule.timeout.is_some()),
     ("max_request_body", |rule| rule.max_request_body.is_some()),
     ("max_response_body", |rule| rule.max_response_body.is_some()),
@@ -27,6 +33,7 @@ const SETTINGS: [Setting; 10] = [
     ("concurrency", |rule| rule.concurrency.is_some()),
     ("retry", |rule| rule.retry.is_some()),
     ("breaker", |rule| rule.breaker.is_some()),
+    ("park", |rule| rule.park.is_some()),
     ("callbacks", |rule| rule.relay.is_some()),
     ("sticky", |rule| rule.sticky.is_some()),
 ];
@@ -58,6 +65,7 @@ fn rule(file: file::Policy, path: &str, report: &mut Report<'_>) -> PolicyRule {
         concurrency: limits::concurrency(file.concurrency, &format!("{path}.concurrency"), report),
         retry: limits::retry(file.retry, &format!("{path}.retry"), report),
         breaker: limits::breaker(file.breaker, &format!("{path}.breaker"), report),
+        park: park::park(file.park, &format!("{path}.park"), report),
         relay: file.callbacks.map(|callbacks| matches!(callbacks, file::Callback::Relay)),
         sticky: file.sticky,
     }

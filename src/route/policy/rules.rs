@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Policy, PolicyRule, Ruled, Selector, Toggle};
+use crate::resilience::park::ParkSettings;
 use crate::resilience::retry::RetryOn;
 use crate::resilience::{BreakerSettings, ConcurrencySettings, RateLimitSettings, RetrySettings};
 
@@ -28,6 +29,7 @@ struct Rule {
     concurrency: Option<Toggle<Arc<Ruled<ConcurrencySettings>>>>,
     retry: Option<Arc<RetrySettings>>,
     breaker: Option<Toggle<Arc<Ruled<BreakerSettings>>>>,
+    park: Option<Toggle<Arc<Ruled<ParkSettings>>>>,
     relay: Option<bool>,
     sticky: Option<bool>,
 }
@@ -60,6 +62,8 @@ pub struct Decision {
     pub retry: Decided<Arc<RetrySettings>>,
     /// See [`Policy::breaker`].
     pub breaker: Decided<Option<Arc<Ruled<BreakerSettings>>>>,
+    /// See [`Policy::park`].
+    pub park: Decided<Option<Arc<Ruled<ParkSettings>>>>,
     /// See [`Policy::relay`].
     pub relay: Decided<bool>,
     /// See [`Policy::sticky`].
@@ -126,6 +130,7 @@ impl Policies {
             concurrency: first(&rules, |rule| rule.concurrency.clone().map(Toggle::on), default.concurrency),
             retry: first(&rules, |rule| rule.retry.clone(), default.retry),
             breaker: first(&rules, |rule| rule.breaker.clone().map(Toggle::on), default.breaker),
+            park: first(&rules, |rule| rule.park.clone().map(Toggle::on), default.park),
             relay: first(&rules, |rule| rule.relay, default.relay),
             sticky: first(&rules, |rule| rule.sticky, default.sticky),
         }
@@ -146,6 +151,7 @@ impl Rule {
             concurrency: rule.concurrency.map(|setting| ruled(setting, place, "concurrency", &selector)),
             retry: rule.retry.map(|setting| Arc::new(setting.on().unwrap_or_else(never))),
             breaker: rule.breaker.map(|setting| ruled(setting, place, "breaker", &selector)),
+            park: rule.park.map(|setting| ruled(setting, place, "park", &selector)),
             place,
             selector,
             timeout,
@@ -174,6 +180,7 @@ impl From<Decision> for Policy {
             concurrency: decision.concurrency.value,
             retry: decision.retry.value,
             breaker: decision.breaker.value,
+            park: decision.park.value,
             relay: decision.relay.value,
             sticky: decision.sticky.value,
         }
@@ -308,6 +315,28 @@ mod tests {
         assert_eq!((decided("pay"), decided("other")), ((true, false), (false, false)));
         let default = Policies::default().decide("pay", "S", "o", CALLER);
         assert_eq!((default.relay, default.sticky), (true, true));
+    }
+
+    #[test]
+    fn parking_is_decided_like_the_rest() {
+        let of = |endpoint: &str, park| PolicyRule {
+            selector: selector(None, endpoint, "", ""),
+            park: Some(park),
+            ..PolicyRule::default()
+        };
+        let few = ParkSettings { max: 5, ..ParkSettings::default() };
+        let rules =
+            vec![of("", Toggle::On(ParkSettings::default())), of("pay", Toggle::Off), of("buy", Toggle::On(few))];
+        let policies = Policies::new(rules);
+        let decided = |endpoint| {
+            let park = policies.decide(endpoint, "S", "o", CALLER).park;
+            park.map(|park| (park.settings.max, park.name.to_string(), park.selector.endpoint.is_some()))
+        };
+        assert_eq!(decided("other"), Some((100_000, "policies[0].park".into(), false)));
+        assert_eq!(decided("pay"), None);
+        assert_eq!(decided("buy"), Some((5, "policies[2].park".into(), true)));
+        assert_eq!(policies.explain("pay", "S", "o", None).park, Decided { value: None, rule: Some(1) });
+        assert_eq!(Policies::default().explain("pay", "S", "o", None).park, Decided { value: None, rule: None });
     }
 
     #[test]

@@ -195,7 +195,7 @@ fn per(list: Option<Vec<Option<Part>>>, default: Per, path: &str, report: &mut R
 }
 
 /// The items of a list, each of which may stand there once.
-fn distinct<T: Copy + PartialEq>(list: Vec<Option<T>>, path: &str, report: &mut Report<'_>) -> Vec<T> {
+pub(super) fn distinct<T: Copy + PartialEq>(list: Vec<Option<T>>, path: &str, report: &mut Report<'_>) -> Vec<T> {
     let mut known = Vec::new();
     for (index, item) in list.into_iter().enumerate() {
         let path = item_path(path, index);
