@@ -1,4 +1,5 @@
-//! The admin port: health, readiness, metrics, what is served, and the breakers, which can be steered here.
+//! The admin port: health, readiness, metrics, what is served, and the breakers and parked operations, which can be
+//! steered here.
 
 use std::sync::Arc;
 
@@ -11,12 +12,14 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::gates::Gates;
+use crate::gateway::Gateway;
 use crate::registry::Registry;
 use crate::route::Router;
 use crate::server::Phase;
 use crate::telemetry::Telemetry;
 
 mod breakers;
+mod parked;
 mod scrape;
 
 /// What the admin port shows.
@@ -30,6 +33,8 @@ pub struct Admin {
     pub telemetry: Arc<Telemetry>,
     /// Limits and breakers.
     pub gates: Arc<Gates>,
+    /// Parked operations.
+    pub gateway: Arc<Gateway>,
     /// Whether the process is on its way out.
     pub phase: watch::Receiver<Phase>,
 }
@@ -43,6 +48,7 @@ impl Admin {
             .route("/metrics", get(metrics))
             .route("/endpoints", get(endpoints))
             .merge(breakers::routes())
+            .merge(parked::routes())
             .with_state(self);
         axum::serve(socket, routes).await
     }

@@ -17,6 +17,7 @@ use crate::upstream::Outgoing;
 
 pub mod destination;
 pub mod keys;
+pub mod parked;
 pub mod seal;
 
 use destination::{Destination, Destinations, Forbidden};
@@ -88,6 +89,14 @@ pub struct About<'a> {
     pub target: Option<TargetRef>,
 }
 
+/// The operation that a cancel is for.
+pub enum Canceled {
+    /// It was started at this target; the path of the cancel as it is now.
+    Running(TargetRef, Path),
+    /// It was parked under this name.
+    Parked(String),
+}
+
 /// Why a start's callback cannot be relayed. The message is for the caller's developer.
 #[derive(Debug, thiserror::Error)]
 pub enum Unsealable {
@@ -157,7 +166,8 @@ impl Callbacks {
         let issued = unix_now();
         let operation = start.get(&headers::OPERATION_TIMEOUT).and_then(|value| value.to_str().ok());
         let operation = operation.and_then(timeout::parse_operation);
-        let holds = operation.map_or(self.settings.expires_after, |operation| operation + BEYOND_OPERATION);
+        let holds =
+            operation.map_or(self.settings.expires_after, |operation| operation.saturating_add(BEYOND_OPERATION));
         Origin {
             url,
             endpoint: format!("{}/{}", about.endpoint, about.key),
@@ -204,15 +214,14 @@ impl Callbacks {
         Response::from_parts(head, body.map_or(content, Content::Whole))
     }
 
-    /// Opens the token of a cancel, and puts the handler's own in its place: the target that it was started at, and the
-    /// path as it is now. None where the token is not one of ours.
+    /// Opens the token of a cancel, and puts the handler's own in its place. None where the token is not one of ours.
     pub fn open_cancel(
         &self,
         head: &mut Parts,
         path: &Path,
         endpoint: &str,
         caller: &str,
-    ) -> Result<Option<(TargetRef, Path)>, Refused> {
+    ) -> Result<Option<Canceled>, Refused> {
         if path.method == Method::Start {
             return Ok(None);
         }
@@ -220,9 +229,10 @@ impl Callbacks {
         match self.keyring.open_operation(endpoint, caller, &token) {
             Opened::Foreign => Ok(None),
             Opened::Refused(refused) => Err(refused),
+            Opened::Ours(Operation { target: TargetRef::Parked { id }, .. }) => Ok(Some(Canceled::Parked(id))),
             Opened::Ours(Operation { target, token }) => {
                 let path = callback::with_cancel_token(path, head, &token).ok_or(Refused::Malformed)?;
-                Ok(Some((target, path)))
+                Ok(Some(Canceled::Running(target, path)))
             }
         }
     }
@@ -251,7 +261,10 @@ impl Callbacks {
         let token = head.get(&headers::OPERATION_TOKEN).and_then(|token| token.to_str().ok());
         let (Some(token), Some(target)) = (token, TargetRef::parse(&origin.target)) else { return };
         let endpoint = origin.endpoint.split('/').next().unwrap_or_default();
-        let operation = Operation { target, token: token.to_owned() };
+        let operation = match target {
+            TargetRef::Parked { id } => Operation::parked(id),
+            target => Operation { target, token: token.to_owned() },
+        };
         if let Ok(wrapped) = self.keyring.seal_operation_like(sealed, endpoint, &origin.caller, &operation) {
             headers::replace_operation_token(head, &wrapped);
         }

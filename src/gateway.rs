@@ -22,6 +22,7 @@ use crate::gates::rate_limit::Why;
 use crate::gates::{Gates, IN_FLIGHT};
 use crate::nexus::path::decode;
 use crate::nexus::{Call, Method, headers};
+use crate::park::Park;
 use crate::registry::{LookUp, Registry};
 use crate::resilience::Deadline;
 use crate::response::{Asked, Failure, Outcome, Reason};
@@ -32,14 +33,18 @@ use crate::upstream::{Crossing, Outgoing};
 mod attempts;
 mod callbacks;
 mod completion;
+mod finishing;
 mod judge;
+mod parking;
 mod reading;
 mod trial;
 
 use attempts::{Journey, urgency};
 use callbacks::{about, leaves_home};
 use completion::completion_route;
+pub use finishing::Finisher;
 use judge::Shaped;
+use parking::{Parking, Start};
 use reading::read_request;
 
 /// The way of a request through the gateway.
@@ -49,6 +54,7 @@ pub struct Gateway {
     telemetry: Arc<Telemetry>,
     gates: Arc<Gates>,
     completions: ArcSwapOption<Completions>,
+    park: ArcSwapOption<Park>,
 }
 
 /// One request on its way: what is known of it besides its head and body, and what it holds.
@@ -86,7 +92,7 @@ impl OnEnd for Holding {
 impl Gateway {
     /// A gateway over these parts.
     pub fn new(router: Arc<Router>, registry: Arc<Registry>, telemetry: Arc<Telemetry>, gates: Arc<Gates>) -> Self {
-        Self { router, registry, telemetry, gates, completions: ArcSwapOption::empty() }
+        Self { router, registry, telemetry, gates, completions: ArcSwapOption::empty(), park: ArcSwapOption::empty() }
     }
 
     /// From now on completions go so.
@@ -135,8 +141,11 @@ impl Gateway {
         let operation = endpoint.operation(call.path.key(head.uri.path()));
         visit.record.operation(&operation.metrics);
         let governed = operation.governed.of(visit.caller.ip());
-        if governed.policy.sticky {
-            self.follow_token(visit, &mut head, &mut call, &mut endpoint)?;
+        if call.path.method != Method::Start
+            && let Some(answer) =
+                self.follow_token(visit, &mut head, &mut call, &mut endpoint, governed.policy.sticky).await?
+        {
+            return Ok((answer, Outcome::CancelAccepted));
         }
         let deadline = Deadline::new(visit.record.started(), call.timeout, governed.policy.timeout);
 
@@ -144,11 +153,15 @@ impl Gateway {
         let reading = read_request(&head.headers, body, governed.policy.max_request_body, &self.gates.bytes);
         let in_time = timeout_at(deadline.at(), pin!(reading)).await;
         let (body, _held) = in_time.unwrap_or_else(|_| Err(late(&deadline, false)))?;
-        self.await_turn(visit, governed, &deadline).await?;
         let completions = if governed.policy.relay { self.completions.load_full() } else { None };
         let relay = completions.as_ref().and_then(|completions| completions.relay.as_ref());
         let sealing = relay.filter(|_| call.path.method == Method::Start && leaves_home(&head, &endpoint));
-        let key = sealing.map(|_| call.path.key(head.uri.path()).to_owned()).unwrap_or_default();
+        let parking = Parking::of(self, &head, &call, &endpoint, &governed.policy, relay);
+        let key = if sealing.is_some() || parking.is_some() {
+            call.path.key(head.uri.path()).to_owned()
+        } else {
+            String::new()
+        };
         // It says whose `temporal://system` is meant, and ends at this gateway.
         let source = sealing.and_then(|_| head.headers.get(&headers::CALLBACK_SOURCE).cloned());
         let mut request = outgoing(visit, head, &call, &endpoint, body)?;
@@ -157,14 +170,27 @@ impl Gateway {
             Some(relay) => self.seal_start(relay, about(&endpoint, &key, sticky), source.as_ref(), &mut request)?,
             None => false,
         };
-        let journey = Journey { call: &call, endpoint: &endpoint, operation: &operation, governed, deadline };
-        let (answer, outcome) = self.attempts(visit, journey, request).await?;
+        let parks = parking.as_ref().map(|parking| parking.rule.on);
+        let journey = Journey { call: &call, endpoint: &endpoint, operation: &operation, governed, deadline, parks };
+        let (answer, outcome) = match parking {
+            None => self.get_through(visit, &journey, &mut request).await?,
+            Some(parking) => {
+                let start = Start { key: &key, sealed, source: source.as_ref() };
+                Box::pin(self.get_through_or_park(visit, parking, journey, start, request)).await?
+            }
+        };
         match sealing {
             Some(relay) if sealed && outcome == Outcome::Started => {
                 Ok((relay.wrap_started(answer, about(&endpoint, &key, sticky)), outcome))
             }
             _ => Ok((answer, outcome)),
         }
+    }
+
+    /// Waits for the request's turn and makes attempts.
+    async fn get_through(&self, visit: &mut Visit<'_>, journey: &Journey<'_>, request: &mut Outgoing) -> Shaped {
+        self.await_turn(visit, journey.governed, &journey.deadline).await?;
+        self.attempts(visit, journey, request).await
     }
 
     /// The endpoint that the request names. One that the table does not have may have been created a moment ago.

@@ -17,7 +17,7 @@
 //!    │   upstream          │ one attempt        → Exchange              │ again, perhaps
 //!    │   response          │ shape it, or Failure                       ┘
 //!    └──────────┬──────────┘ the record and the permits leave with the body
-//!               ▼                         beside: callback · telemetry · admin · config · run
+//!               ▼                         beside: callback · park · telemetry · admin · config · run
 //!    Temporal frontend, or any Nexus handler over HTTP
 //! ```
 //!
@@ -38,6 +38,8 @@
 //! - A handler's own Nexus answer passes unchanged; every failure that the gateway makes is a Nexus failure with a
 //!   header that names the reason.
 //! - What a completion needs to come home is sealed into its URL and its token: [`callback`] stores nothing.
+//! - A start that did not get through may be parked: once it is durable its caller is told 201, and [`park`] has it
+//!   finished by the same stages, later.
 //! - Every queue, map, body, head and wait has a bound that a caller cannot raise.
 //!
 //! Which module may use which is a table in `tests/layout.rs`, and a test.
@@ -45,7 +47,7 @@
 //! # Threads
 //!
 //! One thread accepts, polls registries, answers the admin port and reads the configuration; each worker thread has an
-//! event loop and a share of the connections. A request stays on its connection's thread, with connections to targets
+//! event loop and a share of the connections; one more thread finishes what was parked. A request stays on its connection's thread, with connections to targets
 //! that belong to that thread, and is one task from the caller's socket to the target's and back.
 
 pub mod admin;

@@ -73,6 +73,8 @@ pub enum Reason {
     RelayOff,
     /// Completions may not be sent to where one goes.
     DestinationForbidden,
+    /// What became of a parked operation cannot be looked up.
+    ParkUnavailable,
     /// The target did not answer in time.
     UpstreamTimeout,
     /// No connection to the target.
@@ -95,7 +97,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::UnknownEndpoint,
         Self::RegistryUnavailable,
         Self::UnknownRoute,
@@ -119,6 +121,7 @@ impl Reason {
         Self::UnknownToken,
         Self::RelayOff,
         Self::DestinationForbidden,
+        Self::ParkUnavailable,
         Self::UpstreamTimeout,
         Self::UpstreamUnreachable,
         Self::UpstreamReset,
@@ -170,6 +173,7 @@ impl Reason {
             Self::UnknownToken => ("unknown_token", ErrorType::NotFound, false),
             Self::RelayOff => ("relay_off", ErrorType::Unavailable, true),
             Self::DestinationForbidden => ("destination_forbidden", ErrorType::Unavailable, true),
+            Self::ParkUnavailable => ("park_unavailable", ErrorType::Unavailable, true),
             Self::UpstreamTimeout => ("upstream_timeout", ErrorType::UpstreamTimeout, true),
             Self::UpstreamUnreachable => ("upstream_unreachable", ErrorType::Unavailable, true),
             Self::UpstreamReset => ("upstream_reset", ErrorType::Unavailable, true),
@@ -267,6 +271,8 @@ pub enum Outcome {
     Succeeded,
     /// The operation runs and will complete later.
     Started,
+    /// It is kept, and will be sent and complete later.
+    Parked,
     /// The cancellation was taken.
     CancelAccepted,
     /// A completion arrived.

@@ -6,11 +6,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::admin::Admin;
 use crate::callback::destination::{Allowed, Destinations};
@@ -24,6 +25,13 @@ use crate::route::{Plan, Router};
 use crate::server::{Bound, Phase, Server};
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::{AccessLogTarget, Telemetry};
+
+mod parking;
+
+use parking::Parking;
+
+/// How long the store of parked operations may take to open before requests are served without it.
+const OPENING: Duration = Duration::from_secs(3);
 
 /// Why settings that are well-formed cannot be put in force.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +70,9 @@ pub struct Running {
     server: Server,
     phase: watch::Sender<Phase>,
     current: Mutex<Current>,
+    parking: Mutex<Option<Parking>>,
+    /// The shelf of connections of what finishes parked operations, beside those of the worker threads.
+    shelf: usize,
 }
 
 /// What is in force.
@@ -96,7 +107,8 @@ impl Running {
         let telemetry = Telemetry::new();
         telemetry.last_reload_successful.set(1);
         let gates = Gates::new(&settings.server.process);
-        let router = Arc::new(Router::new(Arc::clone(&telemetry), Arc::clone(&gates), settings.server.workers));
+        let shelf = settings.server.workers;
+        let router = Arc::new(Router::new(Arc::clone(&telemetry), Arc::clone(&gates), shelf + 1));
         let publish_to = Arc::clone(&router);
         let registry = Registry::new(move |snapshot| publish_to.apply(snapshot), settings.state.clone());
         let gateway = Arc::new(Gateway::new(
@@ -115,6 +127,7 @@ impl Running {
             registry: Arc::clone(&registry),
             telemetry: Arc::clone(&telemetry),
             gates: Arc::clone(&gates),
+            gateway: Arc::clone(&gateway),
             phase: in_phase,
         };
         let data = server.bind(&settings.listen).map_err(bind_error)?;
@@ -122,9 +135,11 @@ impl Running {
         telemetry.log_to(open_access_log(settings.log.access_log.as_ref())?);
 
         let current = Mutex::new(Current { settings: settings.clone(), admin });
-        let running = Self { router, registry, telemetry, gates, gateway, server, phase, current };
+        let parking = Mutex::default();
+        let running = Self { router, registry, telemetry, gates, gateway, server, phase, current, parking, shelf };
         let completions = completions(&settings)?;
         running.put_in_force(&settings, data, Some(completions));
+        running.park(&settings).await?;
         Ok(running)
     }
 
@@ -142,6 +157,7 @@ impl Running {
         self.warn_of_dropped_keys(&before, &settings);
 
         self.put_in_force(&settings, data, completions);
+        self.park(&settings).await?;
         let mut current = self.lock();
         current.settings = settings;
         if let Some(admin) = admin {
@@ -160,6 +176,22 @@ impl Running {
         self.router.configure(Plan::new(&settings.clusters, policies, upstream, settings.redis.clone()));
         self.registry.configure(&settings.clusters, settings.endpoints.clone());
         self.server.configure(settings.server.clone(), &settings.listen, data);
+    }
+
+    /// Parks, if these settings want it. Once begun it goes on: something may be left.
+    async fn park(&self, settings: &Settings) -> Result<(), ApplyError> {
+        if let Some(parking) = &*self.parking.lock().unwrap_or_else(PoisonError::into_inner) {
+            parking.park.configure(&settings.parking);
+            return Ok(());
+        }
+        if !parking::is_wanted(settings) {
+            return Ok(());
+        }
+        let parking = Parking::start(settings, &self.gateway, self.shelf).map_err(ApplyError::Thread)?;
+        // The first start may already need it; without it everything else goes on.
+        let _ = timeout(OPENING, parking.park.tried()).await;
+        *self.parking.lock().unwrap_or_else(PoisonError::into_inner) = Some(parking);
+        Ok(())
     }
 
     fn warn_of_dropped_keys(&self, before: &Settings, now: &Settings) {
@@ -205,14 +237,26 @@ impl Running {
         self.phase.send_replace(Phase::Draining);
         self.server.close();
 
-        let Self { server, phase, current, .. } = self;
+        let Self { server, phase, current, parking, .. } = self;
+        let parking = parking.into_inner().unwrap_or_else(PoisonError::into_inner);
         let cut = async {
             tokio::select! {
                 () = cut => {}
                 () = tokio::time::sleep(grace) => {}
             }
         };
-        let mut joined = std::pin::pin!(server.join());
+        let mut ending = phase.subscribe();
+        let joined = async {
+            // What is in flight may still have to be parked.
+            server.join().await;
+            if let Some(parking) = parking {
+                tokio::select! {
+                    () = parking.close() => {}
+                    _ = ending.wait_for(|phase| *phase == Phase::Ending) => {}
+                }
+            }
+        };
+        let mut joined = std::pin::pin!(joined);
         let drained = tokio::select! {
             () = &mut joined => Drained::Clean,
             () = cut => Drained::Cut(open.count()),
@@ -233,6 +277,7 @@ impl Running {
             registry: Arc::clone(&self.registry),
             telemetry: Arc::clone(&self.telemetry),
             gates: Arc::clone(&self.gates),
+            gateway: Arc::clone(&self.gateway),
             phase: self.phase.subscribe(),
         }
     }
@@ -247,7 +292,7 @@ fn completions(settings: &Settings) -> Result<Completions, ApplyError> {
     let callbacks = &settings.callbacks;
     let clusters = settings.clusters.iter().flat_map(|cluster| &cluster.urls).map(Allowed::cluster);
     let allow = callbacks.allow.iter().cloned().chain(clusters).collect();
-    let destinations = Arc::new(Destinations::new(allow, settings.upstream.clone(), settings.server.workers));
+    let destinations = Arc::new(Destinations::new(allow, settings.upstream.clone(), settings.server.workers + 1));
     let home = callbacks.home.as_ref().and_then(|home| {
         let cluster = settings.clusters.iter().find(|cluster| cluster.name == *home)?;
         cluster.urls.first().cloned()
@@ -306,6 +351,7 @@ fn warn_of_restart(before: &Settings, now: &Settings) {
     let differ = [
         ("server.workers", before.server.workers != now.server.workers),
         ("state.directory", before.state != now.state),
+        ("park.store", before.parking.store != now.parking.store),
         ("log.format", before.log.format != now.log.format),
     ];
     for (setting, differs) in differ {

@@ -14,6 +14,7 @@ use prometheus::{
 
 pub mod access_log;
 mod operations;
+mod parking;
 mod record;
 mod stage;
 
@@ -24,6 +25,7 @@ use crate::response::Reason;
 use access_log::AccessLog;
 use operations::Interned;
 pub use operations::{EndpointMetrics, MethodLabel, OperationMetrics};
+pub use parking::ParkMetrics;
 pub use record::Record;
 pub use stage::{Stage, Withheld, waited_at};
 
@@ -84,6 +86,8 @@ pub struct Telemetry {
     waits: [Histogram; Stage::ALL.len()],
     waiting: [IntGauge; Stage::ALL.len()],
     breaker_transitions: IntCounterVec,
+    /// Parked operations.
+    pub parking: ParkMetrics,
     /// Requests between their head and the last byte of their answer.
     pub in_flight: IntGauge,
     /// Connections from callers.
@@ -215,6 +219,7 @@ impl Telemetry {
                 "Handler errors that passed through, by type.",
                 &["endpoint", "type"],
             ),
+            parking: ParkMetrics::new(&make),
             in_flight: make.gauge("requests_in_flight", "Requests between their head and their answer's last byte."),
             connections: make.gauge("connections", "Connections from callers."),
             connections_total: make.counter("connections_total", "Connections taken from callers."),

@@ -123,7 +123,7 @@ pub struct Counts {
 }
 
 /// A request as it goes out.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Outgoing {
     /// Path and query.
     pub uri: Uri,

@@ -8,7 +8,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ("main", &["cli", "config", "resolve", "run", "telemetry"]),
     ("cli", &["config"]),
     ("resolve", &["config", "gates", "registry", "resilience", "route", "telemetry"]),
-    ("run", &["admin", "callback", "config", "gates", "gateway", "registry", "route", "server", "telemetry"]),
+    ("run", &["admin", "callback", "config", "gates", "gateway", "park", "registry", "route", "server", "telemetry"]),
     (
         "config",
         &[
@@ -25,7 +25,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
             "upstream",
         ],
     ),
-    ("admin", &["gates", "registry", "resilience", "route", "server", "telemetry", "upstream"]),
+    ("admin", &["gates", "gateway", "park", "registry", "resilience", "route", "server", "telemetry", "upstream"]),
     ("server", &["admission", "gates", "gateway", "telemetry"]),
     (
         "gateway",
@@ -35,6 +35,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
             "callback",
             "gates",
             "nexus",
+            "park",
             "registry",
             "resilience",
             "response",

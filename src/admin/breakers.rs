@@ -21,7 +21,7 @@ use crate::resilience::breaker::Cause;
 use crate::upstream::ByHand;
 
 /// The header that a request must have to change something, with any value.
-const STEERING: &str = "nexus-gateway-admin";
+pub(super) const STEERING: &str = "nexus-gateway-admin";
 
 pub(super) fn routes() -> Router<Admin> {
     Router::new()
@@ -163,10 +163,10 @@ async fn steer_address(
     Json(json!({ "addresses": addresses(&admin, Instant::now()) })).into_response()
 }
 
-fn without_header() -> Response {
+pub(super) fn without_header() -> Response {
     refuse(StatusCode::FORBIDDEN, "the header Nexus-Gateway-Admin is missing; it may have any value")
 }
 
-fn refuse(status: StatusCode, why: &str) -> Response {
+pub(super) fn refuse(status: StatusCode, why: &str) -> Response {
     (status, Json(json!({ "error": why }))).into_response()
 }

@@ -6,6 +6,8 @@ use prometheus::{IntCounterVec, IntGauge};
 use tokio::time::Instant;
 
 use super::Admin;
+use super::parked::seconds_since;
+use crate::park::store::State as RowState;
 use crate::registry::CONFIGURATION;
 use crate::resilience::breaker::State;
 
@@ -51,8 +53,36 @@ impl Admin {
         self.scrape_breakers();
         self.scrape_concurrency();
         self.scrape_store();
+        self.scrape_parked();
         scraped.queued_bytes.set(gauge(self.gates.bytes.held()));
         self.telemetry.encode()
+    }
+
+    fn scrape_parked(&self) {
+        let metrics = &self.telemetry.parking;
+        for vec in [&metrics.rows, &metrics.bytes, &metrics.oldest, &metrics.store_up] {
+            vec.reset();
+        }
+        let Some(park) = self.gateway.park() else { return };
+        let status = park.status();
+        for count in &status.counts {
+            metrics.rows.with_label_values(&[&*count.endpoint, count.state.name()]).set(whole(count.rows));
+            metrics.bytes.with_label_values(&[&*count.endpoint]).add(whole(count.bytes));
+            if count.state != RowState::Started {
+                let oldest = metrics.oldest.with_label_values(&[&*count.endpoint]);
+                oldest.set(oldest.get().max(whole(seconds_since(count.oldest))));
+            }
+        }
+        metrics.store_up.with_label_values::<&str>(&[]).set(i64::from(status.up));
+        metrics.in_flight.set(gauge(status.in_flight));
+        for (counter, value) in [
+            (&metrics.store_errors, status.errors),
+            (&metrics.commits, status.commits),
+            (&metrics.writes, status.writes),
+        ] {
+            counter.reset();
+            counter.inc_by(value);
+        }
     }
 
     fn scrape_breakers(&self) {
@@ -131,7 +161,11 @@ fn add(vec: &IntCounterVec, labels: &[&str], value: u64) {
 }
 
 fn set(metric: &IntGauge, value: u64) {
-    metric.set(i64::try_from(value).unwrap_or(i64::MAX));
+    metric.set(whole(value));
+}
+
+fn whole(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 fn gauge(value: usize) -> i64 {

@@ -1,8 +1,8 @@
 //! Seals: texts that pass through hands that may neither read nor change nor make them.
 //!
-//! Three contents are sealed, each for its own purpose and with its own keys: where a callback came from, the token of
-//! the caller's cluster in that callback, and the handler's operation token. A seal for one purpose, endpoint, caller
-//! or callback does not open for another.
+//! Four contents are sealed, each for its own purpose and with its own keys: where a callback came from, the token of
+//! the caller's cluster in that callback, the handler's operation token, and what is kept of a parked operation. A seal
+//! for one purpose, endpoint, caller, callback or operation does not open for another.
 //!
 //! The cipher is AES-256-GCM-SIV (RFC 8452), which survives a repeated nonce. Replicas share keys without a common
 //! counter, so that nonces are drawn at random; and an operation's token must be the same text each time, since a
@@ -12,7 +12,7 @@
 //! Knows keys and texts, and is told the time. Must not know HTTP, endpoints' policies or where anything is sent.
 
 mod cipher;
-mod codec;
+pub(super) mod codec;
 mod key;
 mod operation;
 #[cfg(test)]
@@ -201,6 +201,18 @@ impl Keyring {
             Ok(operation) => Opened::Ours(operation),
             Err(refused) => Opened::Refused(refused),
         }
+    }
+
+    /// Seals what is kept of a parked operation, bound to its name and to what the content is.
+    pub fn seal_parked(&self, id: &str, what: &str, content: &[u8]) -> Vec<u8> {
+        self.first.seal_bytes(Purpose::Parked, &[id, what], content)
+    }
+
+    /// Opens what [`seal_parked`](Self::seal_parked) made for the same operation and content.
+    pub fn open_parked(&self, id: &str, what: &str, sealed: &[u8]) -> Result<Vec<u8>, Refused> {
+        let name = cipher::named_bytes(sealed).ok_or(Refused::Malformed)?;
+        let cipher = self.cipher(name).ok_or(Refused::UnknownKey)?;
+        cipher.open_bytes(Purpose::Parked, &[id, what], sealed.to_vec())
     }
 
     fn open(&self, purpose: Purpose, context: &[&str], sealed: &str) -> Result<Vec<u8>, Refused> {

@@ -17,6 +17,7 @@ use crate::nexus::{Call, Method};
 use crate::registry::LookUp;
 use crate::resilience::Deadline;
 use crate::resilience::concurrency::Urgency;
+use crate::resilience::park::{ParkOn, ParkReason};
 use crate::resilience::retry::Loss;
 use crate::response::{Failure, Outcome, Reason, shape};
 use crate::route::{Endpoint, Governed, Operation};
@@ -30,11 +31,17 @@ pub(super) struct Journey<'a> {
     pub(super) operation: &'a Operation,
     pub(super) governed: &'a Governed,
     pub(super) deadline: Deadline,
+    /// The ends that lead to parking: those it does not wait to see the end of.
+    pub(super) parks: Option<ParkOn>,
 }
 
 impl Journey<'_> {
     pub(super) fn names(&self) -> [&str; 3] {
         [self.endpoint.name(), &self.operation.service, &self.operation.operation]
+    }
+
+    fn parks(&self, reason: ParkReason) -> bool {
+        self.parks.is_some_and(|parks| parks.covers(reason))
     }
 
     /// What an attempt needs, where it need not wait for anything: nearly always.
@@ -66,7 +73,12 @@ enum Next {
 
 impl Gateway {
     /// Makes attempts until one is the caller's answer. Its permit stays with the visit.
-    pub(super) async fn attempts(&self, visit: &mut Visit<'_>, journey: Journey<'_>, mut request: Outgoing) -> Shaped {
+    pub(super) async fn attempts(
+        &self,
+        visit: &mut Visit<'_>,
+        journey: &Journey<'_>,
+        request: &mut Outgoing,
+    ) -> Shaped {
         if let Some(budget) = &journey.governed.budget {
             budget.gate(visit.caller.ip(), visit.record.started()).request(visit.record.started());
         }
@@ -74,14 +86,14 @@ impl Gateway {
         for made in 1.. {
             let leave = match journey.leave_at_once(visit.caller.ip(), visit.record.started()) {
                 Some(leave) => Ok(leave),
-                None => Box::pin(self.leave(visit, &journey)).await,
+                None => Box::pin(self.leave(visit, journey)).await,
             };
-            let trial = match leave.and_then(|leave| Trial::begin(&self.telemetry, &journey, leave)) {
+            let trial = match leave.and_then(|leave| Trial::begin(&self.telemetry, journey, leave)) {
                 Ok(trial) => trial,
                 // What the handler said says more than why it is not asked again.
                 Err(refused) => return answered.map_or(Err(refused), |answered: Box<Shaped>| *answered),
             };
-            let attempt = self.attempt(visit, &journey, &mut request, trial.began).await;
+            let attempt = self.attempt(visit, journey, request, trial.began).await;
             let judgement = Judgement::of(&attempt, trial.has_time());
             let permit = trial.end(judgement);
             let Some(loss) = judgement.loss else {
@@ -89,7 +101,7 @@ impl Gateway {
                 return attempt;
             };
             drop(permit);
-            if matches!(Box::pin(self.next(visit, &journey, loss, made)).await, Next::Enough) {
+            if matches!(Box::pin(self.next(visit, journey, loss, made)).await, Next::Enough) {
                 return attempt;
             }
             answered = attempt.is_ok().then(|| Box::new(attempt));
@@ -109,7 +121,7 @@ impl Gateway {
         loop {
             self.hold(visit, journey).await?;
             if let Some((breaker, rule)) = &breaker {
-                let place = self.gates.held.try_enter();
+                let place = self.gates.held.try_enter().filter(|_| !journey.parks(ParkReason::BreakerOpen));
                 let until = if place.is_some() { until } else { visit.record.started() };
                 let ready = self.wait(visit, Stage::Breaker, breaker.ready(until)).await;
                 ready.map_err(|refused| breaker_open(rule, refused))?;
@@ -141,6 +153,9 @@ impl Gateway {
         let (upstream, until) = (journey.endpoint.upstream(), journey.deadline.waits_until());
         if !journey.governed.policy.hold || upstream.is_usable() || Instant::now() >= until {
             return Ok(());
+        }
+        if journey.parks(ParkReason::Unreachable) {
+            return Ok(upstream.usable(Instant::now()).await.map(drop)?);
         }
         let Some(_place) = self.gates.held.try_enter() else { return Ok(()) };
         self.wait(visit, Stage::Upstream, upstream.usable(until)).await?;

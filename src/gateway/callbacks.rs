@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use http::HeaderValue;
 use http::request::Parts;
+use http::{HeaderValue, Response};
 
 use super::completion::unopened;
 use super::{Gateway, Visit};
+use crate::body::Content;
 use crate::callback::seal::Refused;
-use crate::callback::{About, Callbacks};
-use crate::nexus::{Call, Method, headers};
+use crate::callback::{About, Callbacks, Canceled};
+use crate::nexus::{Call, headers};
 use crate::response::{Failure, Reason};
 use crate::route::Endpoint;
 use crate::upstream::Outgoing;
@@ -51,35 +52,44 @@ impl Gateway {
         Ok(sealed)
     }
 
-    /// Lets a cancel follow its operation to where that was started, wherever the endpoint leads by now.
-    pub(super) fn follow_token(
+    /// Lets a cancel follow its operation to where that was started, wherever the endpoint leads by now. The answer,
+    /// where the operation was parked and the cancel ends here.
+    pub(super) async fn follow_token(
         &self,
         visit: &mut Visit<'_>,
         head: &mut Parts,
         call: &mut Call,
         endpoint: &mut Arc<Endpoint>,
-    ) -> Result<(), Failure> {
-        if call.path.method == Method::Start {
-            return Ok(());
-        }
+        sticky: bool,
+    ) -> Result<Option<Response<Content>>, Failure> {
         let completions = self.completions.load_full();
         let Some(relay) = completions.as_ref().and_then(|completions| completions.relay.as_ref()) else {
-            return Ok(());
+            return Ok(None);
         };
         let opened = relay.open_cancel(head, &call.path, endpoint.name(), ANYONE);
         let unknown = || Failure::new(Reason::UnknownToken, "no operation of this endpoint has this token");
+        let opened = match opened {
+            // Where tokens pass as they are, they may be another gateway's.
+            Err(_) if !sticky => return Ok(None),
+            opened => opened,
+        };
         let opened = opened.map_err(|refused| match refused {
             // Another replica, which wrapped it, may have read the new keys before this one.
             Refused::UnknownKey => unopened(refused),
             _ => unknown(),
         })?;
-        let Some((target, path)) = opened else { return Ok(()) };
-        call.path = path;
-        if endpoint.target_ref() != target {
-            *endpoint = self.router.leading_to(endpoint, &target).ok_or_else(unknown)?;
-            // What its id leads to now is another target.
-            visit.by_name = false;
+        match opened {
+            None => Ok(None),
+            Some(Canceled::Parked(id)) => self.cancel_parked(visit, head, call, endpoint, &id).await,
+            Some(Canceled::Running(target, path)) => {
+                call.path = path;
+                if endpoint.target_ref() != target {
+                    *endpoint = self.router.leading_to(endpoint, &target).ok_or_else(unknown)?;
+                    // What its id leads to now is another target.
+                    visit.by_name = false;
+                }
+                Ok(None)
+            }
         }
-        Ok(())
     }
 }

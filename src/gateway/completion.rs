@@ -17,9 +17,11 @@ use super::reading::read_request;
 use super::{Gateway, Visit, late};
 use crate::body::Content;
 use crate::callback::destination::{Destination, Forbidden};
+use crate::callback::parked::{is_parked, parked_id_of};
 use crate::callback::seal::{Origin, Refused};
 use crate::nexus::callback::{clean_completion, completion_of, is_stale_reference};
 use crate::nexus::{Method, Route, call};
+use crate::park::store::Id;
 use crate::resilience::Deadline;
 use crate::response::{Asked, Failure, Outcome, Reason, shape};
 use crate::route::Policy;
@@ -70,6 +72,10 @@ impl Gateway {
         })?;
         let request = Outgoing::raw(home.destination.uri(), head.headers, body);
         let answer = self.send_home(visit, &upstream, request, &policy, &deadline).await?;
+        // Its sender gives up on an error that is not worth trying again.
+        if !matches!(answer.1, Outcome::HandlerError(answered) if answered.retryable) {
+            self.forget_parked(&home.origin);
+        }
         if answer.1 == Outcome::Delivered {
             // Labels come from the table, and from operations that have labels of their own.
             let (name, key) = home.origin.endpoint.split_once('/').unwrap_or((&home.origin.endpoint, ""));
@@ -78,6 +84,18 @@ impl Gateway {
             }
         }
         Ok(answer)
+    }
+
+    /// An operation that was parked needs nothing more once its completion is at home. One that its target took before it
+    /// was parked completes under another seal.
+    fn forget_parked(&self, origin: &Origin) {
+        let Some(park) = self.park.load_full() else { return };
+        let (endpoint, _) = origin.endpoint.split_once('/').unwrap_or_default();
+        if (is_parked(origin) || park.may_have(endpoint))
+            && let Some(id) = parked_id_of(origin)
+        {
+            park.completed(Id(id));
+        }
     }
 
     /// Passes a completion on to the home cluster as it is.
@@ -120,7 +138,7 @@ impl Gateway {
     }
 
     /// Waits for a destination that is down, and sends once: what may have arrived is for the sender to repeat.
-    async fn send_home(
+    pub(super) async fn send_home(
         &self,
         visit: &mut Visit<'_>,
         upstream: &Upstream,
@@ -156,7 +174,7 @@ impl Gateway {
     }
 
     /// Says which operation completes, for metrics and the access log.
-    fn describe_completion(&self, visit: &mut Visit<'_>, origin: &Origin) {
+    pub(super) fn describe_completion(&self, visit: &mut Visit<'_>, origin: &Origin) {
         let (name, key) = origin.endpoint.split_once('/').unwrap_or((&origin.endpoint, ""));
         if let Some(endpoint) = self.router.find(name) {
             visit.record.operation(&endpoint.operation(key).metrics);

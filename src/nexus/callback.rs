@@ -10,6 +10,7 @@ use http::header::HeaderValue;
 
 use super::headers;
 
+pub mod answer;
 pub mod cancel;
 pub mod completion;
 pub mod query;

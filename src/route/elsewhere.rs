@@ -34,6 +34,7 @@ impl Router {
                 task_queue: task_queue.as_str().into(),
             },
             TargetRef::External { url } => Target::External { url: BaseUrl::parse(url).ok()? },
+            TargetRef::Parked { .. } => return None,
         };
         let table = self.table.load();
         let (key, prefix) = destination(&target, &endpoint.plan)?;

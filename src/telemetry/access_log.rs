@@ -84,6 +84,9 @@ pub struct Line {
     /// Time spent waiting for a turn, a place, a recovery or another attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) waited_ms: Option<f64>,
+    /// Time that the operation was parked so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) parked_ms: Option<f64>,
     pub(super) attempts: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) upstream: Option<SocketAddr>,
@@ -113,6 +116,7 @@ impl Line {
             duration_ms: 0.0,
             upstream_ms: None,
             waited_ms: None,
+            parked_ms: None,
             attempts: 0,
             upstream: None,
             request_bytes: None,

@@ -29,6 +29,7 @@ pub(super) const UNKNOWN: &str = "_unknown";
 pub(super) enum OutcomeLabel {
     Succeeded,
     Started,
+    Parked,
     CancelAccepted,
     Delivered,
     OperationFailed,
@@ -39,12 +40,13 @@ pub(super) enum OutcomeLabel {
 }
 
 impl OutcomeLabel {
-    const COUNT: usize = 9;
+    const COUNT: usize = 10;
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Succeeded => "succeeded",
             Self::Started => "started",
+            Self::Parked => "parked",
             Self::CancelAccepted => "cancel_accepted",
             Self::Delivered => "delivered",
             Self::OperationFailed => "operation_failed",
@@ -65,12 +67,16 @@ pub enum MethodLabel {
     Cancel,
     /// A completion.
     Complete,
-    /// Neither: the request could not be read.
+    /// A start that was parked, sent by the gateway.
+    Resend,
+    /// A completion of a start that was parked, sent by the gateway.
+    Deliver,
+    /// None of these: the request could not be read.
     Unknown,
 }
 
 impl MethodLabel {
-    const COUNT: usize = 4;
+    const COUNT: usize = 6;
 
     /// The label's value.
     pub fn name(self) -> &'static str {
@@ -78,6 +84,8 @@ impl MethodLabel {
             Self::Start => "start",
             Self::Cancel => "cancel",
             Self::Complete => "complete",
+            Self::Resend => "resend",
+            Self::Deliver => "deliver",
             Self::Unknown => UNKNOWN,
         }
     }

@@ -12,6 +12,7 @@ use super::access_log::Line;
 use super::operations::{MethodLabel, OperationMetrics, OutcomeLabel, UNKNOWN};
 use crate::body::{Broken, OnEnd};
 use crate::nexus::Method;
+use crate::resilience::park::ParkReason;
 use crate::response::{Failure, Outcome, Reason};
 
 /// What becomes of a request. Dropping it writes it.
@@ -74,6 +75,21 @@ impl Record {
         };
     }
 
+    /// It is sent by the gateway itself, for an operation that was parked for so long: a start, or its completion.
+    pub fn resumed(&mut self, method: Method, parked: Duration) {
+        self.method = if method == Method::Complete { MethodLabel::Deliver } else { MethodLabel::Resend };
+        if let Some(line) = &mut self.line {
+            line.parked_ms = Some(millis(parked));
+        }
+    }
+
+    /// Why it is parked.
+    pub fn parked(&mut self, reason: ParkReason) {
+        if let Some(line) = &mut self.line {
+            line.reason = Some(reason.name());
+        }
+    }
+
     /// Which operation it is for.
     pub fn operation(&mut self, operation: &Arc<OperationMetrics>) {
         self.operation = Some(Arc::clone(operation));
@@ -125,6 +141,7 @@ impl Record {
             End::Answered(outcome) => match outcome {
                 Outcome::Succeeded => OutcomeLabel::Succeeded,
                 Outcome::Started => OutcomeLabel::Started,
+                Outcome::Parked => OutcomeLabel::Parked,
                 Outcome::CancelAccepted => OutcomeLabel::CancelAccepted,
                 Outcome::Delivered => OutcomeLabel::Delivered,
                 Outcome::OperationFailed => OutcomeLabel::OperationFailed,

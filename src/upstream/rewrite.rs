@@ -47,6 +47,21 @@ impl Outgoing {
         Self { uri, headers, body, prefix: 0, timeout: None }
     }
 
+    /// A request that was on its way before: `tail` is what [`tail`](Self::tail) gave then. None where prefix and tail
+    /// together are no URI.
+    pub fn again(tail: &str, mut headers: HeaderMap, body: Bytes, crossing: Crossing<'_>) -> Option<Self> {
+        let (path, query) = tail.split_once('?').map_or((tail, None), |(path, query)| (path, Some(query)));
+        let uri = uri(crossing.prefix, path, query)?;
+        strip_callback_source(&mut headers, crossing.cluster_id);
+        Some(Self { uri, headers, body, prefix: crossing.prefix.len(), timeout: None })
+    }
+
+    /// What follows the target's own part of the path, query included.
+    pub fn tail(&self) -> &str {
+        let whole = self.uri.path_and_query().map_or("", PathAndQuery::as_str);
+        whole.get(self.prefix..).unwrap_or_default()
+    }
+
     /// The same request for another target.
     pub fn redirect(&mut self, crossing: Crossing<'_>) {
         let tail = self.uri.path().get(self.prefix..).unwrap_or_default();
@@ -145,6 +160,9 @@ mod tests {
         out.redirect(Crossing { prefix: "/p/", ..CROSSING });
         out.redirect(Crossing { prefix: "/other/", ..CROSSING });
         assert_eq!(out.uri.to_string(), "/other/S%20/o/cancel?token=t");
+        assert_eq!(out.tail(), "S%20/o/cancel?token=t");
+        let again = Outgoing::again(out.tail(), out.headers.clone(), out.body.clone(), CROSSING).unwrap();
+        assert_eq!(again.uri.to_string(), "/nexus/endpoints/ID/services/S%20/o/cancel?token=t");
     }
 
     #[test]

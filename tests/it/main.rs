@@ -15,6 +15,7 @@ mod headers;
 mod hold;
 mod limits;
 mod metrics;
+mod parking;
 mod paths;
 mod rate_limits;
 mod registry;

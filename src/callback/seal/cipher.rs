@@ -25,6 +25,7 @@ pub(super) enum Purpose {
     Callback,
     CallbackToken,
     OperationToken,
+    Parked,
 }
 
 impl Purpose {
@@ -33,6 +34,7 @@ impl Purpose {
             Self::Callback => "callback",
             Self::CallbackToken => "callback-token",
             Self::OperationToken => "operation-token",
+            Self::Parked => "parked",
         }
     }
 }
@@ -44,6 +46,7 @@ pub(super) struct Cipher {
     callback: LessSafeKey,
     callback_token: LessSafeKey,
     operation_token: LessSafeKey,
+    parked: LessSafeKey,
     operation_nonce: hmac::Key,
 }
 
@@ -58,6 +61,7 @@ impl Cipher {
             callback: derived(Purpose::Callback),
             callback_token: derived(Purpose::CallbackToken),
             operation_token: derived(Purpose::OperationToken),
+            parked: derived(Purpose::Parked),
             operation_nonce: hmac::Key::new(hmac::HMAC_SHA256, &key.derive("operation-nonce")),
             key,
         }
@@ -65,6 +69,15 @@ impl Cipher {
 
     /// Seals the content into a text with this before it.
     pub(super) fn seal(&self, purpose: Purpose, bound_to: &[&str], content: &[u8], prefix: &str) -> String {
+        let sealed = self.seal_bytes(purpose, bound_to, content);
+        let mut text = String::with_capacity(prefix.len() + text_len(sealed.len()));
+        text.push_str(prefix);
+        TEXT.encode_string(&sealed, &mut text);
+        text
+    }
+
+    /// Seals the content.
+    pub(super) fn seal_bytes(&self, purpose: Purpose, bound_to: &[&str], content: &[u8]) -> Vec<u8> {
         let bound = bound(self.name, purpose, bound_to);
         let nonce = self.nonce(purpose, &bound, content);
         let mut sealed = Vec::with_capacity(HEAD_LEN + content.len() + TAG_LEN);
@@ -76,15 +89,21 @@ impl Cipher {
         let tag =
             self.aead(purpose).seal_in_place_separate_tag(nonce, Aad::from(bound.bytes()), &mut sealed[HEAD_LEN..]);
         sealed.extend_from_slice(tag.expect("nothing so long comes here").as_ref());
-        let mut text = String::with_capacity(prefix.len() + text_len(sealed.len()));
-        text.push_str(prefix);
-        TEXT.encode_string(&sealed, &mut text);
-        text
+        sealed
     }
 
     /// Opens a text that names this key.
     pub(super) fn open(&self, purpose: Purpose, bound_to: &[&str], text: &str) -> Result<Vec<u8>, Refused> {
-        let mut sealed = TEXT.decode(text).map_err(|_| Refused::Malformed)?;
+        self.open_bytes(purpose, bound_to, TEXT.decode(text).map_err(|_| Refused::Malformed)?)
+    }
+
+    /// Opens what names this key.
+    pub(super) fn open_bytes(
+        &self,
+        purpose: Purpose,
+        bound_to: &[&str],
+        mut sealed: Vec<u8>,
+    ) -> Result<Vec<u8>, Refused> {
         if sealed.len() < HEAD_LEN + TAG_LEN {
             return Err(Refused::Malformed);
         }
@@ -105,7 +124,7 @@ impl Cipher {
                 mac.update(content);
                 nonce.copy_from_slice(&mac.sign().as_ref()[..NONCE_LEN]);
             }
-            Purpose::Callback | Purpose::CallbackToken => {
+            Purpose::Callback | Purpose::CallbackToken | Purpose::Parked => {
                 rand::fill(&mut nonce).expect("the system has randomness");
             }
         }
@@ -117,6 +136,7 @@ impl Cipher {
             Purpose::Callback => &self.callback,
             Purpose::CallbackToken => &self.callback_token,
             Purpose::OperationToken => &self.operation_token,
+            Purpose::Parked => &self.parked,
         }
     }
 }
@@ -138,7 +158,12 @@ pub(super) fn named(text: &str) -> Option<Name> {
     // As much as it takes to hold version and name.
     let mut start = [0; 6];
     TEXT.decode_slice(text.get(..8)?, &mut start).ok()?;
-    let [VERSION, a, b, c, d, _] = start else { return None };
+    named_bytes(&start)
+}
+
+/// The key that bytes of this version name.
+pub(super) fn named_bytes(sealed: &[u8]) -> Option<Name> {
+    let [VERSION, a, b, c, d, ..] = *sealed else { return None };
     Some([a, b, c, d])
 }
 

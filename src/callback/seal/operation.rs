@@ -36,10 +36,20 @@ pub enum TargetRef {
         /// Its URL.
         url: String,
     },
+    /// The gateways themselves, where the operation is parked under this name.
+    Parked {
+        /// Its name.
+        id: String,
+    },
 }
 
 impl Operation {
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
+    /// The token of an operation that is parked: nobody else knows it yet.
+    pub fn parked(id: String) -> Self {
+        Self { target: TargetRef::Parked { id }, token: String::new() }
+    }
+
+    pub(in crate::callback) fn to_bytes(&self) -> Vec<u8> {
         let mut content = Writer::default();
         match &self.target {
             TargetRef::Worker { cluster, namespace, task_queue } => {
@@ -52,18 +62,23 @@ impl Operation {
                 content.number(1);
                 content.text(url);
             }
+            TargetRef::Parked { id } => {
+                content.number(2);
+                content.text(id);
+            }
         }
         content.text(&self.token);
         content.into_bytes()
     }
 
-    pub(super) fn from_bytes(content: &[u8]) -> Option<Self> {
+    pub(in crate::callback) fn from_bytes(content: &[u8]) -> Option<Self> {
         let mut content = Reader::new(content);
         let target = match content.number()? {
             0 => {
                 TargetRef::Worker { cluster: content.text()?, namespace: content.text()?, task_queue: content.text()? }
             }
             1 => TargetRef::External { url: content.text()? },
+            2 => TargetRef::Parked { id: content.text()? },
             _ => return None,
         };
         let operation = Self { target, token: content.text()? };
@@ -71,7 +86,7 @@ impl Operation {
     }
 }
 
-/// `worker:CLUSTER/NAMESPACE/TASK_QUEUE` with escapes in each, or `external:URL`.
+/// `worker:CLUSTER/NAMESPACE/TASK_QUEUE` with escapes in each, `external:URL`, or `parked:ID`.
 impl fmt::Display for TargetRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let escaped = |text| utf8_percent_encode(text, &SPECIAL);
@@ -80,6 +95,7 @@ impl fmt::Display for TargetRef {
                 write!(f, "worker:{}/{}/{}", escaped(cluster), escaped(namespace), escaped(task_queue))
             }
             Self::External { url } => write!(f, "external:{url}"),
+            Self::Parked { id } => write!(f, "parked:{id}"),
         }
     }
 }
@@ -90,6 +106,7 @@ impl TargetRef {
         let unescaped = |part| percent_decode_str(part).decode_utf8().ok().map(Cow::into_owned);
         match text.split_once(':')? {
             ("external", url) => Some(Self::External { url: url.to_owned() }),
+            ("parked", id) => Some(Self::Parked { id: id.to_owned() }),
             ("worker", path) => {
                 let mut parts = path.split('/').map(unescaped);
                 let (cluster, namespace, task_queue) = (parts.next()??, parts.next()??, parts.next()??);
