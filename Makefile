@@ -5,7 +5,7 @@ SETUP   := tests/reality/setup.sh
 FUZZ_SECONDS := 30
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check-rust test-rust test-reality outage bad-neighbour burst completions bench lint fmt fuzz setup
+.PHONY: help build demo test check-rust test-rust test-reality outage bad-neighbour burst completions parking bench lint fmt fuzz setup
 
 help:
 	@echo "make demo [KEEP=1]  two real Temporal clusters and the gateway between them, shown step by step"
@@ -14,6 +14,8 @@ help:
 	@echo "make bad-neighbour  one operation always fails: what the healthy one beside it notices, likewise"
 	@echo "make burst          ten times the rate limit for 3 s: what is served, with shaping and without"
 	@echo "make completions    1000 operations come home while gateways are killed and the caller is away: none is lost"
+	@echo "make parking        2000 parked operations while gateways are killed and the target comes and goes: none is lost"
+	@echo "                    outage and bad-neighbour with parking beside the same without: FLAGS=--park"
 	@echo "make bench          CPU per request beside nginx, and memory (needs nginx and wrk)"
 	@echo "make lint | fmt     clippy and formatting | format"
 	@echo "make fuzz           each fuzz target for 30 seconds (needs cargo-fuzz and a nightly toolchain)"
@@ -34,12 +36,13 @@ test-rust:
 test-reality: build setup
 	$(PYTHON) -m pytest -c tests/reality/pytest.ini --rootdir tests tests/reality tests/deploy
 
-# The long forms of four tests, some minutes each: figures for reading. FLAGS="--help" tells what can be varied.
+# The long forms of five tests, some minutes each: figures for reading. FLAGS="--help" tells what can be varied.
 outage: EXPERIMENT = outage
 bad-neighbour: EXPERIMENT = bad_neighbour
 burst: EXPERIMENT = burst
 completions: EXPERIMENT = completions
-outage bad-neighbour burst completions: build
+parking: EXPERIMENT = parking
+outage bad-neighbour burst completions parking: build
 	@$(SETUP) --demo
 	@PYTHONPATH=tests/reality $(PYTHON) -m experiments.$(EXPERIMENT) $(FLAGS)
 

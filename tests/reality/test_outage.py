@@ -1,10 +1,11 @@
 """A handler's cluster is unreachable for seconds at a time: its callers notice when they call it directly, not when
-they call it through the gateway. `make outage` is the long form."""
+they call it through the gateway. One that parks hides even outages that are longer than a caller waits.
+`make outage` is the long form."""
 
 from __future__ import annotations
 
-from experiments.outage import draw, run
-from experiments.setting import WITH, WITHOUT
+from experiments.outage import PARKING, draw, run
+from experiments.setting import PARKED, WITH, WITHOUT
 from harness.world import World
 
 SEED = 3
@@ -23,3 +24,14 @@ async def test_callers_do_not_notice_outages_of_seconds(world: World) -> None:
     # What it is measured against: without the gateway the same outages are noticed.
     assert direct.attempts.blocked > 0, told
     assert direct.attempts.failed > via.attempts.failed, told
+
+
+async def test_with_parking_callers_do_not_notice_an_outage_longer_than_they_wait(world: World) -> None:
+    caller, handler = world.sites["caller"], world.sites["handler"]
+    outages = draw(SEED, count=1, lasts=15, gaps=(2, 3))
+    columns = await run(caller, handler, outages, rate=10, calm=4, patience=30, ways={PARKED: PARKING})
+    parked = columns[PARKED]
+    told = f"seed {SEED}, {outages}, {parked.attempts}, {parked.extra}"
+    assert (parked.attempts.failed, parked.attempts.blocked) == (0, 0), told
+    assert parked.succeeded == len(parked.operations), told
+    assert None not in parked.drains, told

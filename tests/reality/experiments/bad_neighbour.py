@@ -3,6 +3,9 @@
 Three endpoints are called at the same rates: directly and through the gateway by a Temporal caller, whose own breaker
 is one for the whole endpoint, and through the gateway by raw requests, behind which no such breaker stands. The third
 shows what the gateway does to the healthy operation; what the second has beyond that is the caller's own doing.
+
+With --park a fourth column's gateway answers the failing operation by 201 and goes on with it by itself, until it has
+been parked for too long. The columns then come one after the other on fresh clusters, at 10 calls a second.
 """
 
 from __future__ import annotations
@@ -12,16 +15,19 @@ import asyncio
 import time
 import uuid
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
-from harness.calls import Calls, Operation, RawAnswer, RawCalls, successes
+from harness.calls import Operation, RawAnswer, RawCalls, calls_of, successes
+from harness.cluster import NEWEST, VERSIONS
 from harness.columns import Attempts, Busy, latency_rows, table
 from harness.gateway import Gateway
+from harness.parking import ParkingGateway, parking_rows
 from harness.service import Trouble
 from harness.world import HANDLER_QUEUE, Site
 
-from .setting import WITH, WITHOUT, configuration, failures_row, script, two_sites
+from .setting import PARKED, WITH, WITHOUT, configuration, failures_row, script, two_sites
 
 HEALTHY, FAILING = "echo", "handler_error"
 ALWAYS = Trouble("INTERNAL", tries=10**9)
@@ -32,6 +38,8 @@ policies:
   - retry: { attempts: 2, on: [connect, unavailable, reset] }
     breaker: { failure_rate: 50%, min_requests: 10, window: 10s, open_for: 5s, per: operation }
 """
+PARKING = POLICIES + "    park: { on: [unreachable, breaker_open, retryable_failure], max_age: 30s }\n"
+"""What fails for good is given up after a while, which bounds how much of it there is."""
 
 
 @dataclass
@@ -75,17 +83,16 @@ class RawColumn:
 
 @dataclass
 class Result:
-    """All three columns, and what the gateway says of itself."""
+    """The columns, and what their gateways say of themselves."""
 
     callers: dict[str, Column]
     raw: RawColumn
-    gateway: dict[str, str]
+    gateways: dict[str, dict[str, str]]
 
     def columns(self) -> dict[str, dict[str, str]]:
         now = time.time()
-        columns = {way: column.rows(now) for way, column in self.callers.items()}
-        columns[WITH] |= self.gateway
-        return columns | {RAW: self.raw.rows()}
+        columns = {way: column.rows(now) | self.gateways.get(way, {}) for way, column in self.callers.items()}
+        return columns | ({RAW: self.raw.rows()} if self.raw.healthy else {})
 
 
 async def watch(gateway: Gateway, endpoint: str, states: dict[str, set[float]]) -> None:
@@ -99,57 +106,79 @@ async def watch(gateway: Gateway, endpoint: str, states: dict[str, set[float]]) 
 
 
 async def run(
-    caller: Site, handler: Site, rate: float, lasts: float, patience: float, policies: str = POLICIES
+    caller: Site,
+    handler: Site,
+    rate: float,
+    lasts: float,
+    patience: float,
+    policies: str = POLICIES,
+    ways: Sequence[str] = (WITH, WITHOUT, RAW),
 ) -> Result:
-    """Calls both operations of all three endpoints for `lasts` seconds, and waits `patience` seconds for healthy ones
-    that have not ended. Failing operations are given up by their caller in that time."""
+    """Calls both operations of all endpoints for `lasts` seconds, and waits `patience` seconds for healthy ones that
+    have not ended. Failing operations are given up by their caller in that time."""
     mark = uuid.uuid4().hex[:8]
-    names = {way: f"neighbours-{i}-{mark}" for i, way in enumerate((WITH, WITHOUT, RAW))}
+    names = {way: f"neighbours-{i}-{mark}" for i, way in enumerate(ways)}
     targets = {way: await handler.cluster.create_worker_endpoint(name, HANDLER_QUEUE) for way, name in names.items()}
     async with AsyncExitStack() as stack:
-        gateway = Gateway([handler.cluster.url], config=configuration(policies) if policies else None)
+        if PARKED in ways:
+            gateway: Gateway = ParkingGateway({"shop": handler.cluster.url}, policies=PARKING)
+        else:
+            gateway = Gateway([handler.cluster.url], config=configuration(policies) if policies else None)
         stack.callback(gateway.stop)
         await asyncio.to_thread(gateway.start)
-        url = gateway.target_url
-        await caller.cluster.create_external_endpoint(names[WITH], url(names[WITH]))
-        await caller.cluster.create_external_endpoint(names[WITHOUT], handler.cluster.direct_url(targets[WITHOUT]))
+        called = [way for way in ways if way != RAW]
+        for way in called:
+            direct = handler.cluster.direct_url(targets[way])
+            url = direct if way == WITHOUT else gateway.target_url(names[way])
+            await caller.cluster.create_external_endpoint(names[way], url)
 
-        healthy = {way: Calls(caller.client, names[way], HEALTHY, rate=rate) for way in (WITH, WITHOUT)}
+        calls = calls_of(caller.cluster.version)
+        healthy = {way: calls(caller.client, names[way], HEALTHY, rate=rate) for way in called}
         limit = lasts + patience
-        failing = [Calls(caller.client, names[way], FAILING, ALWAYS, rate, limit) for way in (WITH, WITHOUT)]
-        raw_healthy = RawCalls(url(names[RAW]), HEALTHY, rate=rate)
-        raw_failing = RawCalls(url(names[RAW]), FAILING, ALWAYS.__dict__, rate=rate)
+        failing = [calls(caller.client, names[way], FAILING, ALWAYS, rate, limit) for way in called]
+        raw_url = gateway.target_url(names.get(RAW, ""))
+        raw_healthy = RawCalls(raw_url, HEALTHY, rate=rate)
+        raw_failing = RawCalls(raw_url, FAILING, ALWAYS.__dict__, rate=rate)
         states: dict[str, set[float]] = defaultdict(set)
-        watcher = asyncio.create_task(watch(gateway, names[RAW], states))
+        watcher = asyncio.create_task(watch(gateway, names.get(RAW, ""), states))
         async with AsyncExitStack() as traffic:
-            for one in (*healthy.values(), *failing, raw_healthy, raw_failing):
+            for one in (*healthy.values(), *failing, *([raw_healthy, raw_failing] if RAW in ways else [])):
                 await traffic.enter_async_context(one)
             await asyncio.sleep(lasts)
         watcher.cancel()
         ended = await asyncio.gather(*[one.settle(patience) for one in healthy.values()])
-        for calls in failing:
-            await calls.abandon()
+        for each in failing:
+            await each.abandon()
         columns = {
             way: Column(await Attempts.read(caller.cluster, names[way], successes(operations)), operations)
             for way, operations in zip(healthy, ended, strict=True)
         }
         raw = RawColumn(raw_healthy.answers, raw_failing.answers, states)
-        return Result(columns, raw, failures_row(await asyncio.to_thread(gateway.metrics)))
+        metrics = await asyncio.to_thread(gateway.metrics)
+        told = {WITH: failures_row(metrics), PARKED: failures_row(metrics) | parking_rows(metrics)}
+        return Result(columns, raw, told)
 
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rate", type=float, default=20, help="calls a second of each operation of each endpoint")
+    parser.add_argument("--rate", type=float, help="calls a second of each operation; 20, or 10 with --park")
     parser.add_argument("--lasts", type=float, default=60, help="seconds of calls")
     parser.add_argument("--patience", type=float, default=120, help="seconds to wait for operations at the end")
+    parser.add_argument("--caller", choices=VERSIONS, default=NEWEST, help="version of the caller's server")
+    parser.add_argument("--park", action="store_true", help="a gateway that parks as well")
     parser.add_argument("--plain", action="store_true", help="a gateway without policies")
     options = parser.parse_args()
-    print(f"{options.rate:.0f} calls a second of each operation, {options.lasts:.0f} s long", flush=True)
-    busy = Busy()
-    async with two_sites() as (caller, handler):
-        policies = "" if options.plain else POLICIES
-        result = await run(caller, handler, options.rate, options.lasts, options.patience, policies)
-    print(f"{busy}\n\n{table(result.columns())}")
+    rate = options.rate or (10 if options.park else 20)
+    print(f"{rate:.0f} calls a second of each operation by {options.caller}, {options.lasts:.0f} s long", flush=True)
+    policies = "" if options.plain else POLICIES
+    columns: dict[str, dict[str, str]] = {}
+    for ways in ([PARKED], [WITH], [WITHOUT]) if options.park else ([WITH, WITHOUT, RAW],):
+        busy = Busy()
+        async with two_sites(options.caller) as (caller, handler):
+            result = await run(caller, handler, rate, options.lasts, options.patience, policies, ways)
+            columns |= result.columns()
+        print(f"{', '.join(ways)}: {busy}", flush=True)
+    print(f"\n{table(columns)}")
 
 
 if __name__ == "__main__":

@@ -16,14 +16,15 @@ from typing import Any
 from temporalio.client import Client
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 
-from harness.cluster import Cluster
+from harness.caller import caller_worker
+from harness.cluster import NEWEST, Cluster
 from harness.gateway import binary
 from harness.http import Metrics
 from harness.processes import alive, end_on_signals, scratch_folder, stop_everything
 from harness.service import Journal, handler_worker
 from harness.world import HANDLER_QUEUE, Site
 
-WITH, WITHOUT = "with the gateway", "directly"
+WITH, WITHOUT, PARKED = "with the gateway", "directly", "with parking"
 
 
 def quiet() -> Runtime:
@@ -32,11 +33,11 @@ def quiet() -> Runtime:
 
 
 @asynccontextmanager
-async def two_sites() -> AsyncIterator[tuple[Site, Site]]:
-    """A caller's cluster, and a handler's cluster with a worker."""
+async def two_sites(version: str = NEWEST) -> AsyncIterator[tuple[Site, Site]]:
+    """A caller's cluster of this version, and a handler's cluster of the newest, each with a worker."""
     runtime = quiet()
     async with AsyncExitStack() as stack:
-        clusters = [Cluster("caller"), Cluster("handler")]
+        clusters = [Cluster("caller", version), Cluster("handler")]
         for cluster in clusters:
             stack.callback(cluster.stop)
             cluster.launch()
@@ -44,6 +45,7 @@ async def two_sites() -> AsyncIterator[tuple[Site, Site]]:
         for cluster in clusters:
             await asyncio.to_thread(cluster.await_ready)
             sites.append(Site(cluster, await Client.connect(cluster.address, runtime=runtime), Journal()))
+        await stack.enter_async_context(caller_worker(sites[0].client))
         await stack.enter_async_context(handler_worker(sites[1].client, HANDLER_QUEUE, sites[1].journal))
         yield sites[0], sites[1]
 

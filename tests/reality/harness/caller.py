@@ -119,6 +119,17 @@ class CallOperation:
         return outcome
 
 
+@workflow.defn
+class RunOperation:
+    """Runs one operation, and ends as it does."""
+
+    @workflow.run
+    async def run(self, plan: Plan) -> Any:
+        client = workflow.create_nexus_client(service=plan.service, endpoint=plan.endpoint)
+        limit = timedelta(seconds=plan.schedule_to_close) if plan.schedule_to_close else None
+        return await client.execute_operation(plan.operation, plan.input, schedule_to_close_timeout=limit)
+
+
 LARGE = 1_900_000
 """Bytes of the large payload: just under Temporal's limit of 2 MiB for one."""
 
@@ -170,7 +181,7 @@ def caller_worker(client: Client) -> Worker:
     return Worker(
         client,
         task_queue=CALLER_QUEUE,
-        workflows=[CallOperation, EchoPayload],
+        workflows=[CallOperation, RunOperation, EchoPayload],
         workflow_runner=UnsandboxedWorkflowRunner(),
     )
 

@@ -1,7 +1,8 @@
 """Operations started at a steady rate, by a Temporal caller or by raw requests, and how each of them ended.
 
 The Temporal caller runs standalone operations: to the cluster that sends them they are the same outbound tasks, behind
-the same breaker, as those of workflows, at half the CPU. How they ended is asked for only afterwards.
+the same breaker, as those of workflows, at half the CPU. Servers that have none yet run a workflow for each. How they
+ended is asked for only afterwards.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
-from temporalio.client import Client, NexusOperationHandle
+from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.common import NexusOperationExecutionStatus
 
+from .caller import CALLER_QUEUE, Plan, RunOperation
+from .cluster import NEWEST
 from .service import SERVICE
 from .traffic import start_headers
 
@@ -107,18 +110,27 @@ class Calls(Steady):
     ) -> None:
         """`limit`: seconds after which the caller's cluster gives an operation up."""
         super().__init__(rate)
-        self._nexus = client.create_nexus_client(SERVICE, endpoint=endpoint)
+        self._client, self._endpoint = client, endpoint
         self._operation, self._input = operation, input
-        self._limit = timedelta(seconds=limit)
-        self._open: list[NexusOperationHandle[Any]] = []
+        self._limit = limit
+        self._open: list[Any] = []
         self.ended: list[Operation] = []
 
     async def one(self) -> None:
-        id = f"{self._operation}-{uuid.uuid4()}"
-        self._open.append(
-            await self._nexus.start_operation(
-                self._operation, self._input, id=id, schedule_to_close_timeout=self._limit
-            )
+        self._open.append(await self._start(f"{self._operation}-{uuid.uuid4()}"))
+
+    async def _start(self, id: str) -> Any:
+        """Something that can be described and terminated."""
+        nexus = self._client.create_nexus_client(SERVICE, endpoint=self._endpoint)
+        limit = timedelta(seconds=self._limit)
+        return await nexus.start_operation(self._operation, self._input, id=id, schedule_to_close_timeout=limit)
+
+    @staticmethod
+    def _operation_of(told: Any) -> Operation:
+        return Operation(
+            scheduled=told.schedule_time.timestamp(),
+            closed=told.close_time.timestamp() if told.status != NexusOperationExecutionStatus.RUNNING else None,
+            succeeded=told.status == NexusOperationExecutionStatus.COMPLETED,
         )
 
     async def _look(self) -> list[Operation]:
@@ -126,14 +138,9 @@ class Calls(Steady):
         handles, self._open = self._open, []
         still: list[Operation] = []
         for handle, told in zip(handles, await in_groups([handle.describe for handle in handles]), strict=True):
-            running = told.status == NexusOperationExecutionStatus.RUNNING
-            found = Operation(
-                scheduled=told.schedule_time.timestamp(),
-                closed=None if running else told.close_time.timestamp(),
-                succeeded=told.status == NexusOperationExecutionStatus.COMPLETED,
-            )
-            (still if running else self.ended).append(found)
-            if running:
+            found = self._operation_of(told)
+            (still if found.closed is None else self.ended).append(found)
+            if found.closed is None:
                 self._open.append(handle)
         return still
 
@@ -151,12 +158,35 @@ class Calls(Steady):
     async def abandon(self) -> None:
         """Terminates what is open, so that the caller's cluster does not go on with it beside other tests."""
 
-        async def end(handle: NexusOperationHandle[Any]) -> None:
+        async def end(handle: Any) -> None:
             with contextlib.suppress(Exception):  # it may have ended meanwhile
                 await handle.terminate()
 
         await in_groups([lambda handle=handle: end(handle) for handle in self._open])
         self._open = []
+
+
+class WorkflowCalls(Calls):
+    """The same by workflows that run one operation each; the times are those of the workflow."""
+
+    async def _start(self, id: str) -> Any:
+        plan = Plan(self._endpoint, self._operation, self._input, schedule_to_close=self._limit)
+        return await self._client.start_workflow(
+            RunOperation.run, plan, id=id, task_queue=CALLER_QUEUE, rpc_timeout=timedelta(minutes=2)
+        )
+
+    @staticmethod
+    def _operation_of(told: Any) -> Operation:
+        return Operation(
+            scheduled=told.start_time.timestamp(),
+            closed=told.close_time.timestamp() if told.status != WorkflowExecutionStatus.RUNNING else None,
+            succeeded=told.status == WorkflowExecutionStatus.COMPLETED,
+        )
+
+
+def calls_of(version: str) -> type[Calls]:
+    """How a caller's cluster of this version calls. Its worker has to run where that is by workflows."""
+    return Calls if version == NEWEST else WorkflowCalls
 
 
 @dataclass(frozen=True)

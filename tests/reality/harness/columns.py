@@ -12,6 +12,10 @@ from .cluster import Cluster
 from .http import Metrics
 
 
+GOOD = ("successful", "pending")
+"""How a caller's cluster calls an attempt that was answered by a result, or by the token of an operation that runs."""
+
+
 @dataclass(frozen=True)
 class Attempts:
     """What a caller's cluster counted for one endpoint: its attempts, and the tasks that its own breaker held back.
@@ -43,7 +47,7 @@ class Attempts:
         for labels, value in metrics.rows("nexus_outbound_requests"):
             if labels.get("destination") == endpoint:
                 outcomes[labels["outcome"]] = outcomes.get(labels["outcome"], 0) + value
-        succeeded = outcomes.get("successful", 0)
+        succeeded = sum(outcomes.get(kind, 0) for kind in GOOD)
         blocked = metrics.sum("circuit_breaker_executable_blocked", destination=endpoint)
         return cls(succeeded, sum(outcomes.values()) - succeeded, blocked, outcomes)
 
@@ -57,7 +61,7 @@ class Attempts:
         return self.succeeded / self.made if self.made else 0.0
 
     def rows(self) -> dict[str, str]:
-        failures = ", ".join(f"{n:.0f} {kind}" for kind, n in sorted(self.outcomes.items()) if kind != "successful")
+        failures = ", ".join(f"{n:.0f} {kind}" for kind, n in sorted(self.outcomes.items()) if kind not in GOOD)
         return {
             "attempts of the caller's cluster": f"{self.made:.0f}",
             "  attempts that succeeded": f"{self.success:.2%}",

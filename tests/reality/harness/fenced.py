@@ -1,4 +1,4 @@
-"""Clusters whose only way to each other is the gateway: their allow-lists name its address and nothing else.
+"""Clusters whose only way to each other is a gateway: their allow-lists name addresses of gateways and nothing else.
 
 A relay stands before the port at which the caller's cluster takes completions, so that it can be taken away.
 """
@@ -28,14 +28,24 @@ class RelayingGateway(Gateway):
     Its file is written anew, in one step, whenever a key or an endpoint changes.
     """
 
-    def __init__(self, clusters: Mapping[str, str], port: int | None = None) -> None:
-        """`clusters`: name → URL. `port`: one that allow-lists name already."""
+    def __init__(
+        self,
+        clusters: Mapping[str, str],
+        port: int | None = None,
+        more: str = "",
+        beside: RelayingGateway | None = None,
+    ) -> None:
+        """`clusters`: name → URL. `port`: one that allow-lists name already. `more`: other sections of its file.
+        `beside`: a gateway of which this one is a replica: it has the same keys."""
         self.port = port or free_port()
         self.file = scratch_folder("config") / "gateway.yaml"
-        self._clusters = clusters
-        self._keys: list[tuple[str, str]] = []
+        self._clusters, self._more = clusters, more
+        self._keys: list[tuple[str, str]] = list(beside._keys) if beside else []
         self._endpoints: dict[str, str] = {}
-        self.rotate()
+        if beside:
+            self._write()
+        else:
+            self.rotate()
         super().__init__(config=self.file, listen=f"127.0.0.1:{self.port}")
         self.address = f"127.0.0.1:{self.port}"
 
@@ -69,7 +79,7 @@ class RelayingGateway(Gateway):
             lines += [f"{section}:"] * bool(entries) + [f"  {name}: {text}" for name, text in entries.items()]
         lines += ["callbacks:", f"  public_url: http://127.0.0.1:{self.port}", "  keys:"]
         lines += [f"    - {{ id: {id}, secret: '{secret}' }}" for id, secret in self._keys]
-        lines += ['  allow: [{ url: "http://127.0.0.1:*", private: true }]', ""]
+        lines += ['  allow: [{ url: "http://127.0.0.1:*", private: true }]', self._more, ""]
         draft = Path(f"{self.file}.draft")
         draft.write_text("\n".join(lines))
         draft.replace(self.file)
@@ -97,7 +107,7 @@ def external_target(url: str) -> str:
 
 
 class Fenced(World):
-    """Servers as in `World`, each in both roles, behind allow-lists that name the one gateway."""
+    """Servers as in `World`, each in both roles, behind allow-lists that name gateways."""
 
     lanes_of = {**LANES, BACK: ("handler", "caller")}
     gateway: RelayingGateway
@@ -107,11 +117,14 @@ class Fenced(World):
         super().__init__(versions)
         self._settings = HURRIED if hurried else {}
         self._port = free_port()
+        self.spare = [free_port() for _ in range(4)]
+        """Ports of further gateways to which the clusters may send completions. Each is for one gateway at a time."""
         self.relay: Relay
         """Between everyone and the completions of the cluster `caller`."""
 
     def _cluster(self, name: str, version: str) -> Cluster:
-        cluster = Cluster(f"fenced-{name}", version, allowed=[f"127.0.0.1:{self._port}"], settings=self._settings)
+        allowed = [f"127.0.0.1:{port}" for port in (self._port, *self.spare)]
+        cluster = Cluster(f"fenced-{name}", version, allowed=allowed, settings=self._settings)
         if name == "caller":
             self.relay = Relay(cluster)
             self._exit.callback(self.relay.stop)

@@ -68,6 +68,10 @@ class Gateway:
         """A page of the admin port."""
         return send("GET", f"http://{self.admin}{path}")
 
+    def post(self, path: str) -> Answer:
+        """An order to the admin port."""
+        return send("POST", f"http://{self.admin}{path}", b"", {"Nexus-Gateway-Admin": "test"})
+
     def metrics(self) -> Metrics:
         return Metrics(self.get("/metrics").body.decode())
 
@@ -80,6 +84,11 @@ class Gateway:
 
     def log(self) -> str:
         return self._child.tail(60) if self._child else "(not started)"
+
+    @property
+    def pid(self) -> int:
+        assert self._child is not None
+        return self._child.pid
 
     def running(self) -> bool:
         return self._child is not None and self._child.running()

@@ -100,6 +100,8 @@ class Job:
     """Seconds that it takes."""
     times: int = 1
     """How often its result repeats the text."""
+    answers: float = 0
+    """Seconds that the handler takes to answer, in which the answer can still be lost (`named` and `answer` only)."""
 
 
 @workflow.defn
@@ -117,17 +119,25 @@ class JobWorkflow:
         return f"done: {job.text * job.times}"
 
 
+def named_id(text: str) -> str:
+    """The id of the workflow behind `named`."""
+    return f"named-{text}".replace(" ", "-")
+
+
 class ByHand(nexus_handler.OperationHandler[str, str]):
     """An asynchronous operation without a workflow: its token is whatever the caller sent, and it never completes by
     itself. A test can complete it with the callback that the journal shows."""
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+    def __init__(self, journal: Journal, slow: bool = False) -> None:
+        """`slow`: it answers only when the test opens the gate of the token's name."""
+        self._journal, self._slow = journal, slow
 
     async def start(
         self, ctx: nexus_handler.StartOperationContext, input: str
     ) -> nexus_handler.StartOperationResultAsync:
         self._journal.note(ctx, input)
+        if self._slow:
+            await self._journal.gate(input).wait()
         return nexus_handler.StartOperationResultAsync(input)
 
     async def cancel(self, ctx: nexus_handler.CancelOperationContext, token: str) -> None:
@@ -160,6 +170,21 @@ class RealityService:
         return await ctx.start_workflow(JobWorkflow.run, input, id=f"job-{ctx.request_id}")
 
     @nexus.workflow_run_operation
+    async def named(self, ctx: nexus.WorkflowRunOperationContext, input: Job) -> nexus.WorkflowHandle[str]:
+        """Runs `JobWorkflow` under an id that only the input determines: whoever starts it twice can be counted."""
+        self.journal.note(ctx)
+        handle = await ctx.start_workflow(JobWorkflow.run, input, id=named_id(input.text))
+        await asyncio.sleep(input.answers)
+        return handle
+
+    @nexus_handler.sync_operation
+    async def answer(self, ctx: nexus_handler.StartOperationContext, input: Job) -> str:
+        """Does without a workflow what `named` does with one."""
+        self.journal.note(ctx)
+        await asyncio.sleep(input.answers)
+        return f"done: {input.text}"
+
+    @nexus.workflow_run_operation
     async def early(self, ctx: nexus.WorkflowRunOperationContext, input: str) -> nexus.WorkflowHandle[str]:
         """Runs `JobWorkflow`, which ends, and answers only when the test opens the gate of this name."""
         handle = await ctx.start_workflow(JobWorkflow.run, Job(input), id=f"early-{ctx.request_id}")
@@ -170,6 +195,10 @@ class RealityService:
     @nexus_handler.operation_handler
     def by_hand(self) -> nexus_handler.OperationHandler[str, str]:
         return ByHand(self.journal)
+
+    @nexus_handler.operation_handler
+    def by_slow_hand(self) -> nexus_handler.OperationHandler[str, str]:
+        return ByHand(self.journal, slow=True)
 
     @nexus_handler.sync_operation
     async def operation_error(self, ctx: nexus_handler.StartOperationContext, input: str) -> str:
