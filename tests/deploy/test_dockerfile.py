@@ -89,7 +89,8 @@ def test_base_images_are_pinned() -> None:
 
 
 def test_copied_files_exist_and_are_sent() -> None:
-    assert context_sources() == ["Cargo.toml", "Cargo.lock", "tests/support", "benches/park.rs", "benches/seal.rs", "src"]
+    benches = ["benches/park.rs", "benches/park_postgres.rs", "benches/seal.rs"]
+    assert context_sources() == ["Cargo.toml", "Cargo.lock", "tests/support", *benches, "src"]
     for source in context_sources():
         assert (ROOT / source).exists(), source
         assert is_sent(source), f"{source} is ignored"
