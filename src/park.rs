@@ -55,6 +55,8 @@ const COUNT_PATIENCE: Duration = Duration::from_secs(60);
 const SLOW_READ: Duration = Duration::from_millis(250);
 /// Rows that are made due at a time.
 const MOST_HURRIED: usize = 5_000;
+/// How long the removal of one may take before its completion's sender is told to come again.
+const REMOVAL: Duration = Duration::from_secs(2);
 /// How long what is left to be removed may take when it is closed.
 const LAST_REMOVALS: Duration = Duration::from_secs(2);
 
@@ -196,7 +198,7 @@ pub struct Park {
     writer: Writer,
     orders: Orders,
     store: RwLock<Option<Arc<dyn Store>>>,
-    /// Whether the store was opened, or could not be.
+    /// Whether the store was opened and counted, or could not be.
     tried: watch::Sender<bool>,
     news: News,
     removals: Mutex<HashSet<Id>>,
@@ -276,7 +278,6 @@ impl Park {
             _ = closing.wait_for(|closing| *closing) => return,
         };
         let _open = Open::new(&self, &store);
-        self.tried.send_replace(true);
         let finisher = Finisher::new(Arc::clone(&self), Arc::clone(&store), finish, closing);
         let to_the_end = async {
             finisher.run().await;
@@ -306,7 +307,7 @@ impl Park {
         }
     }
 
-    /// Waits until the store is open, or it is known that something is wrong with it.
+    /// Waits until the store is open and its bounds are known, or it is known that something is wrong with it.
     pub async fn tried(&self) {
         // The sender lives as long as this does.
         let _ = self.tried.subscribe().wait_for(|tried| *tried).await;
@@ -314,7 +315,9 @@ impl Park {
 
     async fn keep_counting(&self, store: &dyn Store) {
         loop {
-            let pause = match self.count(store).await {
+            let counted = self.count(store).await;
+            self.tried.send_replace(true);
+            let pause = match counted {
                 Ok(took) => (took * 50).clamp(COUNT_EVERY, COUNT_RARELY),
                 Err(error) => {
                     self.book.give_up();
@@ -394,6 +397,22 @@ impl Park {
             self.news.due(&lane, now);
         }
         Ok(written)
+    }
+
+    /// Its completion passed through: forgets the row. Whether that is durable; where it is not within two seconds, or
+    /// this is dropped before, it goes on in the background.
+    pub async fn forget(&self, id: Id) -> bool {
+        self.completed(id);
+        let removed = async {
+            loop {
+                let removed = self.news.removed.notified();
+                if !self.removals().contains(&id) {
+                    return;
+                }
+                removed.await;
+            }
+        };
+        self.health.is_open() && timeout(REMOVAL, removed).await.is_ok()
     }
 
     /// Its completion passed through: forgets the row, soon and in the background.

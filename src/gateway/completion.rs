@@ -74,7 +74,7 @@ impl Gateway {
         let answer = self.send_home(visit, &upstream, request, &policy, &deadline).await?;
         // Its sender gives up on an error that is not worth trying again.
         if !matches!(answer.1, Outcome::HandlerError(answered) if answered.retryable) {
-            self.forget_parked(&home.origin);
+            self.forget_parked(&home.origin).await?;
         }
         if answer.1 == Outcome::Delivered {
             // Labels come from the table, and from operations that have labels of their own.
@@ -88,14 +88,22 @@ impl Gateway {
 
     /// An operation that was parked needs nothing more once its completion is at home. One that its target took before it
     /// was parked completes under another seal.
-    fn forget_parked(&self, origin: &Origin) {
-        let Some(park) = self.park.load_full() else { return };
+    ///
+    /// Until that is durable the sender of the completion is not told that it arrived: should this process die before, the
+    /// completion comes again, is stale, and what is kept of the operation is forgotten then.
+    async fn forget_parked(&self, origin: &Origin) -> Result<(), Failure> {
+        let Some(park) = self.park.load_full() else { return Ok(()) };
         let (endpoint, _) = origin.endpoint.split_once('/').unwrap_or_default();
-        if (is_parked(origin) || park.may_have(endpoint))
-            && let Some(id) = parked_id_of(origin)
-        {
-            park.completed(Id(id));
+        let was_parked = is_parked(origin);
+        if !was_parked && !park.may_have(endpoint) {
+            return Ok(());
         }
+        let Some(id) = parked_id_of(origin) else { return Ok(()) };
+        if park.forget(Id(id)).await || !was_parked {
+            return Ok(());
+        }
+        let message = "the completion arrived, but what is kept of the operation could not be forgotten";
+        Err(Failure::new(Reason::ParkUnavailable, message))
     }
 
     /// Passes a completion on to the home cluster as it is.

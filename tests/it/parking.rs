@@ -208,6 +208,9 @@ async fn an_operation_that_its_target_runs_completes_under_the_token_that_its_ca
     let arrived = home.request();
     assert_eq!((arrived.header("nexus-operation-token"), arrived.text()), (Some(&*token), "\"late\"".into()));
     assert_eq!(arrived.header("temporal-callback-token"), Some(TOKEN));
+    // Its sender was told only when nothing was kept any more: a gateway that dies then leaves nothing behind.
+    let listed: serde_json::Value = serde_json::from_slice(&gateway.admin("/parked").await.body).expect("JSON");
+    assert_eq!(listed["parked"], serde_json::json!([]));
     gateway.counts("nexus_gateway_parked", &[], 0.0).await;
 }
 
