@@ -42,7 +42,6 @@ pub(super) struct Parking<'a> {
     park: Arc<Park>,
     relay: &'a Callbacks,
     pub(super) rule: &'a ParkSettings,
-    id: Id,
 }
 
 impl<'a> Parking<'a> {
@@ -51,7 +50,6 @@ impl<'a> Parking<'a> {
         gateway: &Gateway,
         start: &Parts,
         call: &Call,
-        endpoint: &Endpoint,
         policy: &'a Policy,
         relay: Option<&'a Callbacks>,
     ) -> Option<Self> {
@@ -59,19 +57,27 @@ impl<'a> Parking<'a> {
         let (relay, park) = (relay?, gateway.park.load_full()?);
         let request_id = start.headers.get(&headers::REQUEST_ID)?.to_str().ok()?;
         let fits = call.path.method == Method::Start && (1..=MAX_REQUEST_ID).contains(&request_id.len());
-        if !fits || callback_of(start.uri.query()).is_none() || relay.is_parked_elsewhere(&start.uri) {
-            return None;
-        }
-        let about = about(endpoint, call.path.key(start.uri.path()), false);
-        Some(Self { park, relay, rule, id: Id(parked::parked_id(&about, request_id)) })
+        let callback = callback_of(start.uri.query()).filter(|callback| fits && !relay.is_of_parked(callback));
+        callback.map(|_| Self { park, relay, rule })
+    }
+
+    /// Its name: the same for each start with the same request id.
+    fn id(endpoint: &Endpoint, start: &Start<'_>, request: &Outgoing) -> Id {
+        let request_id = request.headers.get(&headers::REQUEST_ID).and_then(|id| id.to_str().ok());
+        Id(parked::parked_id(&about(endpoint, start.key, false), request_id.unwrap_or_default()))
     }
 
     /// The answer to a start that is parked already.
-    pub(super) async fn known(&self, endpoint: &Endpoint) -> Option<(Response<Content>, Outcome)> {
+    async fn known(
+        &self,
+        endpoint: &Endpoint,
+        start: &Start<'_>,
+        request: &Outgoing,
+    ) -> Option<(Response<Content>, Outcome)> {
         if !self.park.has_any(endpoint.name()) {
             return None;
         }
-        match timeout(LOOK_UP, self.park.find(self.id)).await {
+        match timeout(LOOK_UP, self.park.find(Self::id(endpoint, start, request))).await {
             Ok(Ok(row)) => Some((started(&row?.token), Outcome::Parked)),
             // It is sent, perhaps a second time: its handler knows it by its request id.
             Ok(Err(_)) | Err(_) => None,
@@ -109,7 +115,7 @@ impl Gateway {
         start: Start<'_>,
         mut request: Outgoing,
     ) -> Shaped {
-        if let Some(known) = parking.known(journey.endpoint).await {
+        if let Some(known) = parking.known(journey.endpoint, &start, &request).await {
             return Ok(known);
         }
         let (until, name) = (journey.deadline.at(), journey.endpoint.name());
@@ -163,7 +169,8 @@ impl Gateway {
         request: &Outgoing,
         reason: ParkReason,
     ) -> Result<New, &'static str> {
-        let (endpoint, id) = (journey.endpoint, parking.id);
+        let endpoint = journey.endpoint;
+        let id = Parking::id(endpoint, start, request);
         let about = about(endpoint, start.key, false);
         let home = || {
             let source = start.source.or_else(|| request.headers.get(&headers::CALLBACK_SOURCE));
