@@ -5,7 +5,7 @@ SETUP   := tests/reality/setup.sh
 FUZZ_SECONDS := 30
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check-rust test-rust test-reality outage bad-neighbour burst completions parking bench lint fmt fuzz setup
+.PHONY: help build demo test check-rust test-rust test-reality outage bad-neighbour burst completions parking bench lint deny fmt fuzz setup
 
 help:
 	@echo "make demo [KEEP=1]  two real Temporal clusters and the gateway between them, shown step by step"
@@ -18,6 +18,7 @@ help:
 	@echo "                    outage and bad-neighbour with parking beside the same without: FLAGS=--park"
 	@echo "make bench          CPU per request beside nginx, and memory (needs nginx and wrk)"
 	@echo "make lint | fmt     clippy and formatting | format"
+	@echo "make deny           licences, bans and sources of all dependencies (installs cargo-deny where it lacks)"
 	@echo "make fuzz           each fuzz target for 30 seconds (needs cargo-fuzz and a nightly toolchain)"
 
 build:
@@ -53,6 +54,11 @@ lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
+
+# Built without optimization, which takes half the time: it runs for a second.
+deny:
+	@cargo deny --version >/dev/null 2>&1 || cargo install --quiet --locked --debug --no-default-features cargo-deny@0.20.2
+	cargo deny --locked check licenses bans sources
 
 fmt:
 	cargo fmt
