@@ -55,7 +55,7 @@ lint:
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 
-# Built without optimization, which takes half the time: it runs for a second.
+# Built without optimization: it runs for seconds, and takes minutes to build.
 deny:
 	@cargo deny --version >/dev/null 2>&1 || cargo install --quiet --locked --debug --no-default-features cargo-deny@0.20.2
 	cargo deny --locked check licenses bans sources
