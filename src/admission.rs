@@ -1,6 +1,9 @@
 //! Who is asking. A later stage can only be reached with the [`Caller`] that this one hands out.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::tls::PeerCertificate;
 
 /// What callers of a listener are trusted with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,27 +14,83 @@ pub enum Trust {
     Untrusted,
 }
 
+/// The other end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Where it connects from.
+    pub address: SocketAddr,
+    /// What the listener trusts it with.
+    pub trust: Trust,
+    /// The certificate that it showed, if any; it is good.
+    pub certificate: Option<Arc<PeerCertificate>>,
+}
+
+impl Peer {
+    /// Whoever connected from `address` to a listener with this trust, and showed no certificate.
+    pub fn connected(address: SocketAddr, trust: Trust) -> Self {
+        Self { address, trust, certificate: None }
+    }
+}
+
+/// Who a caller is known to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its name.
+    pub name: Box<str>,
+    /// The Temporal namespace that it calls from, where that is known.
+    pub namespace: Option<Box<str>>,
+    /// By what it is known.
+    pub how: How,
+}
+
+/// By what a caller is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum How {
+    /// A client certificate.
+    Certificate,
+    /// A JSON Web Token.
+    Jwt,
+    /// An API key.
+    ApiKey,
+}
+
 /// The sender of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caller {
-    peer: SocketAddr,
+    address: SocketAddr,
     trust: Trust,
+    identity: Option<Arc<Identity>>,
 }
 
 impl Caller {
-    /// Whoever connected from `peer` to a listener with this trust.
-    pub fn connected(peer: SocketAddr, trust: Trust) -> Self {
-        Self { peer, trust }
+    /// Whoever it is.
+    pub fn anonymous(peer: &Peer) -> Self {
+        Self { address: peer.address, trust: peer.trust, identity: None }
+    }
+
+    /// Somebody who is known.
+    pub fn known(peer: &Peer, identity: Arc<Identity>) -> Self {
+        Self { address: peer.address, trust: peer.trust, identity: Some(identity) }
+    }
+
+    /// Whoever sent, from this address, what the gateway sends for it now.
+    pub fn absent(address: IpAddr) -> Self {
+        Self { address: SocketAddr::new(address, 0), trust: Trust::Untrusted, identity: None }
     }
 
     /// The address that the connection comes from.
     pub fn peer(&self) -> SocketAddr {
-        self.peer
+        self.address
     }
 
-    /// What it is known by until callers have names: its address. An IPv4 one is the same in either form.
+    /// That address without its port. An IPv4 one is the same in either form.
     pub fn ip(&self) -> IpAddr {
-        self.peer.ip().to_canonical()
+        self.address.ip().to_canonical()
+    }
+
+    /// Who it is; none where that is not known.
+    pub fn identity(&self) -> Option<&Arc<Identity>> {
+        self.identity.as_ref()
     }
 
     /// Whether it may steer priority and forwarding inside Temporal.

@@ -14,7 +14,7 @@ use http::{Request, Response};
 use http_body::Body as HttpBody;
 use tokio::time::{Instant, timeout_at};
 
-use crate::admission::Caller;
+use crate::admission::{Caller, Peer};
 use crate::body::{Body, Broken, OnEnd};
 use crate::callback::Completions;
 use crate::gates::concurrency::{Permit, Refused};
@@ -58,9 +58,9 @@ pub struct Gateway {
 }
 
 /// One request on its way: what is known of it besides its head and body, and what it holds.
-struct Visit<'a> {
+struct Visit {
     worker: usize,
-    caller: &'a Caller,
+    caller: Caller,
     record: Record,
     /// Whether the endpoint was asked for by its name: only then may another id take the place of one that is gone.
     by_name: bool,
@@ -101,13 +101,14 @@ impl Gateway {
         self.completions.store(any.then(|| Arc::new(completions)));
     }
 
-    /// Answers `request`, which came from `caller` to the thread `worker`.
-    pub async fn serve<B>(&self, worker: usize, caller: &Caller, request: Request<B>) -> Response<Body<Holding>>
+    /// Answers `request`, which came from `peer` to the thread `worker`.
+    pub async fn serve<B>(&self, worker: usize, peer: &Peer, request: Request<B>) -> Response<Body<Holding>>
     where
         B: HttpBody<Data = Bytes> + Unpin,
     {
         let (head, body) = request.into_parts();
-        let record = Record::begin(&self.telemetry, Instant::now(), caller.peer(), &head.headers);
+        let record = Record::begin(&self.telemetry, Instant::now(), peer.address, &head.headers);
+        let caller = Caller::anonymous(peer);
         let mut visit = Visit { worker, caller, record, by_name: false, place: None, permit: None, left: None };
         let mut answer = match self.process(&mut visit, head, body).await {
             Ok((answer, outcome)) => {
@@ -126,7 +127,7 @@ impl Gateway {
         answer.map(|content| Body::new(content, holding))
     }
 
-    async fn process<B>(&self, visit: &mut Visit<'_>, mut head: Parts, body: B) -> Shaped
+    async fn process<B>(&self, visit: &mut Visit, mut head: Parts, body: B) -> Shaped
     where
         B: HttpBody<Data = Bytes> + Unpin,
     {
@@ -188,13 +189,13 @@ impl Gateway {
     }
 
     /// Waits for the request's turn and makes attempts.
-    async fn get_through(&self, visit: &mut Visit<'_>, journey: &Journey<'_>, request: &mut Outgoing) -> Shaped {
+    async fn get_through(&self, visit: &mut Visit, journey: &Journey<'_>, request: &mut Outgoing) -> Shaped {
         self.await_turn(visit, journey.governed, &journey.deadline).await?;
         self.attempts(visit, journey, request).await
     }
 
     /// The endpoint that the request names. One that the table does not have may have been created a moment ago.
-    async fn find(&self, visit: &mut Visit<'_>, head: &Parts, call: &Call) -> Result<Arc<Endpoint>, Failure> {
+    async fn find(&self, visit: &mut Visit, head: &Parts, call: &Call) -> Result<Arc<Endpoint>, Failure> {
         let raw = &head.uri.path()[call.path.endpoint.clone()];
         let name = decode(raw).unwrap_or_default();
         describe(visit, &name, head, call);
@@ -229,7 +230,7 @@ impl Gateway {
     }
 
     /// Takes a place among the requests that the process has in flight.
-    async fn enter(&self, visit: &mut Visit<'_>, method: Method, deadline: &Deadline) -> Result<(), Failure> {
+    async fn enter(&self, visit: &mut Visit, method: Method, deadline: &Deadline) -> Result<(), Failure> {
         if let Some(place) = self.gates.in_flight.try_enter() {
             visit.place = Some(place);
             return Ok(());
@@ -242,7 +243,7 @@ impl Gateway {
     }
 
     /// Waits for the request's turn under its rate limit.
-    async fn await_turn(&self, visit: &mut Visit<'_>, governed: &Governed, deadline: &Deadline) -> Result<(), Failure> {
+    async fn await_turn(&self, visit: &mut Visit, governed: &Governed, deadline: &Deadline) -> Result<(), Failure> {
         let Some(limit) = &governed.rate_limit else { return Ok(()) };
         let gate = limit.gate(visit.caller.ip(), visit.record.started());
         let turn = match gate.arrive(visit.record.started()) {
@@ -264,7 +265,7 @@ impl Gateway {
     /// future of every request larger.
     fn wait<'a, T: Send>(
         &'a self,
-        visit: &'a mut Visit<'_>,
+        visit: &'a mut Visit,
         stage: Stage,
         wait: impl Future<Output = T> + Send + 'a,
     ) -> Pin<Box<dyn Future<Output = T> + Send + 'a>> {
@@ -278,14 +279,14 @@ impl Gateway {
 
 /// The request as it goes to `endpoint`.
 fn outgoing(
-    visit: &mut Visit<'_>,
+    visit: &mut Visit,
     head: Parts,
     call: &Call,
     endpoint: &Endpoint,
     body: Bytes,
 ) -> Result<Outgoing, Failure> {
     let size = body.len();
-    let request = Outgoing::new(head, call, crossing(endpoint, visit.caller), body)
+    let request = Outgoing::new(head, call, crossing(endpoint, &visit.caller), body)
         .ok_or_else(|| Failure::new(Reason::BadPath, "the path cannot be forwarded"))?;
     if let Some(line) = visit.record.line() {
         line.request_bytes = Some(size);
@@ -322,7 +323,7 @@ fn late(deadline: &Deadline, sent: bool) -> Failure {
 }
 
 /// Notes for the access log which operation is asked for.
-fn describe(visit: &mut Visit<'_>, endpoint: &str, head: &Parts, call: &Call) {
+fn describe(visit: &mut Visit, endpoint: &str, head: &Parts, call: &Call) {
     if let Some(line) = visit.record.line() {
         let path = head.uri.path();
         let decoded =

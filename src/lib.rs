@@ -68,4 +68,5 @@ pub mod route;
 pub mod run;
 pub mod server;
 pub mod telemetry;
+pub mod tls;
 pub mod upstream;

@@ -16,11 +16,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
-use crate::admission::{Caller, Trust};
+use crate::admission::{Peer, Trust};
 use crate::gates::ProcessSettings;
 use crate::gateway::Gateway;
 use crate::telemetry::Telemetry;
 
+mod connection;
 mod pulse;
 mod worker;
 
@@ -219,7 +220,7 @@ async fn accept(shared: Arc<Shared>, socket: TcpListener, trusted: Arc<AtomicBoo
         match socket.accept().await {
             Ok((stream, peer)) => {
                 let trust = if trusted.load(Ordering::Relaxed) { Trust::Trusted } else { Trust::Untrusted };
-                shared.deal(stream, Caller::connected(peer, trust));
+                shared.deal(stream, Peer::connected(peer, trust));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -231,7 +232,7 @@ async fn accept(shared: Arc<Shared>, socket: TcpListener, trusted: Arc<AtomicBoo
 
 impl Shared {
     /// Hands a connection to the worker whose turn it is, or closes it where there are too many.
-    fn deal(&self, stream: TcpStream, caller: Caller) {
+    fn deal(&self, stream: TcpStream, peer: Peer) {
         let settings = self.settings.load();
         let open = OpenConnection::count(&self.open, &self.telemetry);
         if self.open.load(Ordering::Relaxed) > settings.max_connections {
@@ -245,8 +246,7 @@ impl Shared {
             return;
         }
         self.telemetry.connections_total.inc();
-        let accepted =
-            stream.into_std().map(|stream| Accepted { stream, caller, settings: Arc::clone(&settings), open });
+        let accepted = stream.into_std().map(|stream| Accepted { stream, peer, settings: Arc::clone(&settings), open });
         match accepted {
             Ok(accepted) => {
                 let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.inboxes.len();

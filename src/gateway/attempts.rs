@@ -73,12 +73,7 @@ enum Next {
 
 impl Gateway {
     /// Makes attempts until one is the caller's answer. Its permit stays with the visit.
-    pub(super) async fn attempts(
-        &self,
-        visit: &mut Visit<'_>,
-        journey: &Journey<'_>,
-        request: &mut Outgoing,
-    ) -> Shaped {
+    pub(super) async fn attempts(&self, visit: &mut Visit, journey: &Journey<'_>, request: &mut Outgoing) -> Shaped {
         if let Some(budget) = &journey.governed.budget {
             budget.gate(visit.caller.ip(), visit.record.started()).request(visit.record.started());
         }
@@ -110,7 +105,7 @@ impl Gateway {
     }
 
     /// Waits until the target is up, the operation's breaker lets the request pass and there is a place for it.
-    async fn leave(&self, visit: &mut Visit<'_>, journey: &Journey<'_>) -> Result<Leave, Failure> {
+    async fn leave(&self, visit: &mut Visit, journey: &Journey<'_>) -> Result<Leave, Failure> {
         let (governed, until) = (journey.governed, journey.deadline.waits_until());
         let breaker =
             governed.breaker.as_ref().map(|ruled| (ruled.gate(visit.caller.ip(), visit.record.started()), &ruled.rule));
@@ -149,7 +144,7 @@ impl Gateway {
 
     /// Waits while the target is down, where the policy says so. With no time to wait, or with too many that wait
     /// already, the request goes: it fails at once, or finds that the mark was stale.
-    async fn hold(&self, visit: &mut Visit<'_>, journey: &Journey<'_>) -> Result<(), Failure> {
+    async fn hold(&self, visit: &mut Visit, journey: &Journey<'_>) -> Result<(), Failure> {
         let (upstream, until) = (journey.endpoint.upstream(), journey.deadline.waits_until());
         if !journey.governed.policy.hold || upstream.is_usable() || Instant::now() >= until {
             return Ok(());
@@ -165,7 +160,7 @@ impl Gateway {
     /// One attempt, with the time that is left.
     async fn attempt(
         &self,
-        visit: &mut Visit<'_>,
+        visit: &mut Visit,
         journey: &Journey<'_>,
         request: &mut Outgoing,
         began: Instant,
@@ -189,7 +184,7 @@ impl Gateway {
     /// deleted and created again since the registry was read: then once more, to the one that there is now.
     async fn ask(
         &self,
-        visit: &mut Visit<'_>,
+        visit: &mut Visit,
         journey: &Journey<'_>,
         request: &mut Outgoing,
         began: Instant,
@@ -213,7 +208,7 @@ impl Gateway {
         let in_time = Instant::now() <= deadline.last_start();
         match self.router.find(endpoint.name()).filter(|_| in_time) {
             Some(now) if now.entry().source == endpoint.entry().source && now.prefix() != endpoint.prefix() => {
-                request.redirect(crossing(&now, visit.caller));
+                request.redirect(crossing(&now, &visit.caller));
                 Box::pin(send(visit, call, &now, request, Instant::now(), deadline, sent)).await
             }
             _ => Ok(answer),
@@ -221,7 +216,7 @@ impl Gateway {
     }
 
     /// Whether there is another attempt after a loss; waits for it.
-    async fn next(&self, visit: &mut Visit<'_>, journey: &Journey<'_>, loss: Loss, made: u32) -> Next {
+    async fn next(&self, visit: &mut Visit, journey: &Journey<'_>, loss: Loss, made: u32) -> Next {
         let Journey { call, endpoint, governed, deadline, .. } = journey;
         let retry = &governed.policy.retry;
         // Nothing was sent, and the target is down: the request waits for it like those that come now.
@@ -253,7 +248,7 @@ impl Gateway {
 
 /// Sends a request once.
 async fn send(
-    visit: &mut Visit<'_>,
+    visit: &mut Visit,
     call: &Call,
     endpoint: &Endpoint,
     request: &mut Outgoing,

@@ -56,7 +56,7 @@ impl Gateway {
     /// where the operation was parked and the cancel ends here.
     pub(super) async fn follow_token(
         &self,
-        visit: &mut Visit<'_>,
+        visit: &mut Visit,
         head: &mut Parts,
         call: &mut Call,
         endpoint: &mut Arc<Endpoint>,

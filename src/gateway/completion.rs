@@ -36,7 +36,7 @@ pub(super) fn completion_route(path: &str) -> Option<Route> {
 }
 
 impl Gateway {
-    pub(super) async fn carry_completion<B>(&self, visit: &mut Visit<'_>, head: Parts, body: B, route: Route) -> Shaped
+    pub(super) async fn carry_completion<B>(&self, visit: &mut Visit, head: Parts, body: B, route: Route) -> Shaped
     where
         B: HttpBody<Data = Bytes> + Unpin,
     {
@@ -52,7 +52,7 @@ impl Gateway {
     }
 
     /// Carries a completion that was sealed by this gateway, or another one with its keys.
-    async fn complete<B>(&self, visit: &mut Visit<'_>, mut head: Parts, body: B, sealed: &str) -> Shaped
+    async fn complete<B>(&self, visit: &mut Visit, mut head: Parts, body: B, sealed: &str) -> Shaped
     where
         B: HttpBody<Data = Bytes> + Unpin,
     {
@@ -107,7 +107,7 @@ impl Gateway {
     }
 
     /// Passes a completion on to the home cluster as it is.
-    async fn complete_at_home<B>(&self, visit: &mut Visit<'_>, mut head: Parts, body: B) -> Shaped
+    async fn complete_at_home<B>(&self, visit: &mut Visit, mut head: Parts, body: B) -> Shaped
     where
         B: HttpBody<Data = Bytes> + Unpin,
     {
@@ -130,7 +130,7 @@ impl Gateway {
 
     async fn take_in<B>(
         &self,
-        visit: &mut Visit<'_>,
+        visit: &mut Visit,
         head: &Parts,
         body: B,
         policy: &Policy,
@@ -148,7 +148,7 @@ impl Gateway {
     /// Waits for a destination that is down, and sends once: what may have arrived is for the sender to repeat.
     pub(super) async fn send_home(
         &self,
-        visit: &mut Visit<'_>,
+        visit: &mut Visit,
         upstream: &Upstream,
         mut request: Outgoing,
         policy: &Policy,
@@ -182,7 +182,7 @@ impl Gateway {
     }
 
     /// Says which operation completes, for metrics and the access log.
-    pub(super) fn describe_completion(&self, visit: &mut Visit<'_>, origin: &Origin) {
+    pub(super) fn describe_completion(&self, visit: &mut Visit, origin: &Origin) {
         let (name, key) = origin.endpoint.split_once('/').unwrap_or((&origin.endpoint, ""));
         if let Some(endpoint) = self.router.find(name) {
             visit.record.operation(&endpoint.operation(key).metrics);
@@ -197,7 +197,7 @@ impl Gateway {
     }
 }
 
-fn deadline(visit: &Visit<'_>, head: &Parts, policy: &Policy) -> Result<Deadline, Failure> {
+fn deadline(visit: &Visit, head: &Parts, policy: &Policy) -> Result<Deadline, Failure> {
     let given = call::read_timeout(&head.headers)?;
     Ok(Deadline::new(visit.record.started(), given, policy.timeout))
 }

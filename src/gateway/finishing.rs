@@ -1,7 +1,6 @@
 //! How a parked operation is finished: sent like a request that comes now, through the same stages, and completed as its
 //! target's cluster would complete it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +15,7 @@ use super::attempts::Journey;
 use super::judge::Shaped;
 use super::parking::{reason_of, since};
 use super::{Gateway, Visit, crossing, outgoing};
-use crate::admission::{Caller, Trust};
+use crate::admission::Caller;
 use crate::body::{Broken, Collected, Content, OnEnd, collect};
 use crate::callback::destination::Destination;
 use crate::callback::parked::{KeptCompletion, KeptStart};
@@ -250,9 +249,9 @@ impl Relaying<'_> {
         let head = head_of(&format!("/nexus/endpoints/{}/services/{}", row.endpoint, start.tail));
         let call = Call { timeout: call::read_timeout(&start.headers)?, ..Call::read(&head)? };
         let operation = endpoint.operation(call.path.key(head.uri.path()));
-        let caller = Caller::connected(SocketAddr::new(start.peer, 0), Trust::Untrusted);
+        let caller = Caller::absent(start.peer);
         let governed = operation.governed.of(caller.ip());
-        let mut visit = self.visit(&caller, &start.headers);
+        let mut visit = self.visit(caller, &start.headers);
         visit.by_name = true;
         visit.record.operation(&operation.metrics);
         visit.record.resumed(Method::Start, since(row.arrived));
@@ -266,7 +265,7 @@ impl Relaying<'_> {
         let _held = self.gateway.gates.bytes.reserve(start.body.len()).ok_or_else(full)?;
         let deadline = Deadline::new(visit.record.started(), call.timeout, governed.policy.timeout);
         let headers = headers_now(start, row);
-        let request = Outgoing::again(&start.tail, headers, start.body.clone(), crossing(endpoint, &caller));
+        let request = Outgoing::again(&start.tail, headers, start.body.clone(), crossing(endpoint, &visit.caller));
         let mut request = request.ok_or_else(|| Failure::new(Reason::BadPath, "the path cannot be forwarded"))?;
         let parks = Some(ParkOn::default());
         let journey = Journey { call: &call, endpoint, operation: &operation, governed, deadline, parks };
@@ -319,9 +318,9 @@ impl Relaying<'_> {
         if !upstream.is_usable() {
             return Carried::NotNow { down: true };
         }
-        let caller = Caller::connected(SocketAddr::new(completion.peer, 0), Trust::Untrusted);
+        let caller = Caller::absent(completion.peer);
         let policy = gateway.router.default_policy(caller.ip());
-        let mut visit = self.visit(&caller, &headers);
+        let mut visit = self.visit(caller, &headers);
         gateway.describe_completion(&mut visit, &home.origin);
         visit.record.resumed(Method::Complete, since(row.arrived));
         let deadline = Deadline::new(visit.record.started(), None, policy.timeout);
@@ -358,9 +357,9 @@ impl Relaying<'_> {
         let elsewhere = || self.gateway.router.leading_to(&endpoint, &running.target);
         let Some(endpoint) = there.then(|| Arc::clone(&endpoint)).or_else(elsewhere) else { return false };
         let operation = endpoint.operation(key);
-        let caller = Caller::connected(SocketAddr::from(([0, 0, 0, 0], 0)), Trust::Untrusted);
+        let caller = Caller::absent([0, 0, 0, 0].into());
         let governed = operation.governed.of(caller.ip());
-        let mut visit = self.visit(&caller, &head.headers);
+        let mut visit = self.visit(caller, &head.headers);
         visit.record.asked(Method::Cancel);
         visit.record.operation(&operation.metrics);
         let deadline = Deadline::new(visit.record.started(), None, governed.policy.timeout);
@@ -375,7 +374,7 @@ impl Relaying<'_> {
         }
     }
 
-    fn visit<'a>(&self, caller: &'a Caller, head: &HeaderMap) -> Visit<'a> {
+    fn visit(&self, caller: Caller, head: &HeaderMap) -> Visit {
         let record = Record::begin(&self.gateway.telemetry, Instant::now(), caller.peer(), head);
         Visit { worker: self.worker, caller, record, by_name: false, place: None, permit: None, left: None }
     }

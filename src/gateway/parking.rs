@@ -109,7 +109,7 @@ impl Gateway {
     /// Makes attempts, with a little less time, and parks the start if they end in what leads to parking.
     pub(super) async fn get_through_or_park(
         &self,
-        visit: &mut Visit<'_>,
+        visit: &mut Visit,
         parking: Parking<'_>,
         journey: Journey<'_>,
         start: Start<'_>,
@@ -138,7 +138,7 @@ impl Gateway {
     /// Keeps a start. The token for its caller, or why it is not kept.
     async fn park_start(
         &self,
-        visit: &Visit<'_>,
+        visit: &Visit,
         parking: &Parking<'_>,
         journey: &Journey<'_>,
         start: &Start<'_>,
@@ -162,7 +162,7 @@ impl Gateway {
 
     fn new_row(
         &self,
-        visit: &Visit<'_>,
+        visit: &Visit,
         parking: &Parking<'_>,
         journey: &Journey<'_>,
         start: &Start<'_>,
@@ -203,7 +203,7 @@ impl Gateway {
     /// returned where it does.
     pub(super) async fn cancel_parked(
         &self,
-        visit: &mut Visit<'_>,
+        visit: &mut Visit,
         head: &mut Parts,
         call: &mut Call,
         endpoint: &mut Arc<Endpoint>,

@@ -1,28 +1,20 @@
 //! A worker thread: an event loop and its share of the connections.
 
-use std::convert::Infallible;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::Request;
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 
-use super::pulse::{Beat, Pulse, Ticks, Watched};
+use super::connection::Connection;
+use super::pulse::{Pulse, Ticks};
 use super::{OpenConnection, Phase, ServerSettings};
-use crate::admission::Caller;
+use crate::admission::Peer;
 use crate::gateway::Gateway;
 use crate::telemetry::Telemetry;
 
@@ -32,7 +24,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// A connection on its way to a worker.
 pub(super) struct Accepted {
     pub(super) stream: std::net::TcpStream,
-    pub(super) caller: Caller,
+    pub(super) peer: Peer,
     pub(super) settings: Arc<ServerSettings>,
     pub(super) open: OpenConnection,
 }
@@ -91,30 +83,23 @@ impl Worker {
     }
 
     fn serve(&mut self, accepted: Accepted, connections: &GracefulShutdown) {
-        let Accepted { stream, caller, settings, open } = accepted;
+        let Accepted { stream, peer, settings, open } = accepted;
         let stream = match TcpStream::from_std(stream).and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
             Ok(stream) => stream,
             Err(error) => return tracing::debug!(%error, "a connection was lost before its first request"),
         };
         let pulse = Arc::new(Pulse::new(&self.ticks));
-        let io = TokioIo::new(Watched { stream, pulse: Arc::clone(&pulse) });
-        let (gateway, id, beat_of) = (Arc::clone(&self.gateway), self.id, Arc::clone(&pulse));
-        let service = service_fn(move |request: Request<Incoming>| {
-            let gateway = Arc::clone(&gateway);
-            let beat = Beat::begin(&beat_of);
-            async move {
-                let answer = gateway.serve(id, &caller, request).await;
-                Ok::<_, Infallible>(answer.map(|body| Answering { body, _beat: beat }))
-            }
-        });
-        // Timers are the reaper's: see `pulse`.
-        let connection = http1::Builder::new().max_header_size(settings.max_head).serve_connection(io, service);
-        let connection = connections.watch(connection);
+        let connection = Connection {
+            worker: self.id,
+            gateway: Arc::clone(&self.gateway),
+            peer,
+            settings: Arc::clone(&settings),
+            pulse: Arc::clone(&pulse),
+        };
+        let serving = connection.serve(stream, connections.watcher());
         let task = tokio::spawn(async move {
             let _open = open;
-            if let Err(error) = connection.await {
-                tracing::debug!(peer = %caller.peer(), %error, "connection ended");
-            }
+            serving.await;
         });
         self.watched.push(WatchedConnection { pulse, settings, task: task.abort_handle() });
     }
@@ -130,28 +115,5 @@ impl Worker {
             }
             !connection.task.is_finished()
         });
-    }
-}
-
-/// An answer's body; its connection is busy as long as it lives.
-struct Answering<B> {
-    body: B,
-    _beat: Beat,
-}
-
-impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Answering<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use nexus_gateway::admission::{Caller, Trust};
+use nexus_gateway::admission::{Peer, Trust};
 use nexus_gateway::gates::{Breaker, Gates, ProcessSettings};
 use nexus_gateway::nexus::BaseUrl;
 use nexus_gateway::registry::{ClusterSettings, Definition, Registry, Target};
@@ -52,8 +52,8 @@ impl Gateway {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
         loop {
             let (stream, peer) = listener.accept().await?;
-            let caller = Caller::connected(peer, Trust::Untrusted);
-            tokio::spawn(serve_connection(Arc::clone(&gateway), stream, caller, Arc::clone(&self.entered)));
+            let peer = Peer::connected(peer, Trust::Untrusted);
+            tokio::spawn(serve_connection(Arc::clone(&gateway), stream, peer, Arc::clone(&self.entered)));
         }
     }
 
@@ -159,14 +159,15 @@ impl Gateway {
 async fn serve_connection(
     gateway: Arc<nexus_gateway::gateway::Gateway>,
     stream: TcpStream,
-    caller: Caller,
+    peer: Peer,
     entered: Arc<Mutex<HashMap<u64, Duration>>>,
 ) {
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let gateway = Arc::clone(&gateway);
         let id = request.headers().get(ID).and_then(|id| id.to_str().ok()?.parse().ok());
         lock(&entered).insert(id.expect("each request has an id"), now());
-        async move { Ok::<_, Infallible>(gateway.serve(0, &caller, request).await) }
+        let peer = peer.clone();
+        async move { Ok::<_, Infallible>(gateway.serve(0, &peer, request).await) }
     });
     // A caller that leaves is an error here.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;

@@ -1,0 +1,287 @@
+//! TLS: certificates and keys as values, and the two sides of a handshake made from them.
+//!
+//! Knows rustls and X.509. Must not know files (whoever reads the configuration does), listeners or targets: a change of a
+//! certificate is a new value, from which a new side is made. Cryptography is that of aws-lc-rs; TLS 1.2 is the least.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+
+mod certificates;
+mod peer;
+
+pub use peer::PeerCertificate;
+
+/// Which HTTP is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+impl Protocol {
+    /// Its name in ALPN (RFC 7301 §6, RFC 9113 §3.1).
+    fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Http1 => b"http/1.1",
+            Self::Http2 => b"h2",
+        }
+    }
+
+    /// What was agreed on; HTTP/1.1 where nothing was.
+    fn agreed(alpn: Option<&[u8]>) -> Self {
+        if alpn == Some(b"h2") { Self::Http2 } else { Self::Http1 }
+    }
+}
+
+/// A certificate with those that lead to its root, and its private key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KeyPair {
+    chain: Arc<[CertificateDer<'static>]>,
+    key: Arc<PrivateKeyDer<'static>>,
+}
+
+impl KeyPair {
+    /// Reads a chain, its own certificate first, and a key, both PEM. Messages never repeat any of the key.
+    pub fn read(chain: &str, key: &str) -> Result<Self, String> {
+        let chain = certificates(chain)?;
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+            .map_err(|_| "the key file has no PEM private key (PKCS#8, PKCS#1 or SEC1)")?;
+        let pair = Self { chain: chain.into(), key: Arc::new(key) };
+        pair.certified()?;
+        Ok(pair)
+    }
+
+    /// The certificates, the pair's own one first.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+
+    fn certified(&self) -> Result<rustls::sign::CertifiedKey, String> {
+        rustls::sign::CertifiedKey::from_der(self.chain.to_vec(), self.key.clone_key(), &provider())
+            .map_err(|error| format!("the key cannot be used with the certificate: {error}"))
+    }
+}
+
+/// Shows nothing of the key.
+impl fmt::Debug for KeyPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeyPair({} certificates)", self.chain.len())
+    }
+}
+
+/// Certificates of the authorities that are believed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Roots(Arc<[CertificateDer<'static>]>);
+
+impl Roots {
+    /// Reads a bundle of PEM certificates; at least one that can be used as an authority.
+    pub fn read(bundle: &str) -> Result<Self, String> {
+        let roots = Self(certificates(bundle)?.into());
+        roots.store()?;
+        Ok(roots)
+    }
+
+    /// The certificates.
+    pub fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.0
+    }
+
+    fn store(&self) -> Result<Arc<RootCertStore>, String> {
+        let mut store = RootCertStore::empty();
+        for certificate in &*self.0 {
+            store.add(certificate.clone()).map_err(|error| format!("a certificate of the bundle: {error}"))?;
+        }
+        Ok(Arc::new(store))
+    }
+}
+
+impl fmt::Debug for Roots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Roots({} certificates)", self.0.len())
+    }
+}
+
+/// Whether clients show certificates.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// None is asked for.
+    #[default]
+    Off,
+    /// One that is shown has to be good.
+    Optional(Roots),
+    /// A good one has to be shown.
+    Required(Roots),
+}
+
+/// The side that is connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerTlsSettings {
+    /// The first one is for whoever names no host, or one that none of them is for.
+    pub certificates: Vec<KeyPair>,
+    /// Whether clients show certificates.
+    pub clients: ClientAuth,
+    /// Whether TLS 1.2 is refused.
+    pub only_tls13: bool,
+}
+
+/// The side that connects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientTlsSettings {
+    /// Whom to believe; none: the system's roots.
+    pub roots: Option<Roots>,
+    /// What to show where a certificate is asked for.
+    pub certificate: Option<KeyPair>,
+    /// The name that the certificate of the other side has to be for, where it is not the host's.
+    pub server_name: Option<Box<str>>,
+}
+
+/// Takes handshakes.
+#[derive(Clone)]
+pub struct ServerTls(TlsAcceptor);
+
+/// What a client and this side agreed on.
+pub struct Accepted<S> {
+    /// The connection.
+    pub stream: server::TlsStream<S>,
+    /// Which HTTP is spoken.
+    pub protocol: Protocol,
+    /// The client's certificate, where it showed one: it is good.
+    pub certificate: Option<Arc<PeerCertificate>>,
+}
+
+impl ServerTls {
+    /// A side that offers `protocols`, the one it likes best first.
+    pub fn new(settings: &ServerTlsSettings, protocols: &[Protocol]) -> Result<Self, String> {
+        let versions: &[_] = if settings.only_tls13 {
+            &[&rustls::version::TLS13]
+        } else {
+            &[&rustls::version::TLS13, &rustls::version::TLS12]
+        };
+        let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions);
+        let builder = builder.map_err(|error| error.to_string())?;
+        let verifier = |roots: &Roots| {
+            let builder = WebPkiClientVerifier::builder_with_provider(roots.store()?, provider());
+            Ok::<_, String>(builder)
+        };
+        let verifier = match &settings.clients {
+            ClientAuth::Off => WebPkiClientVerifier::no_client_auth(),
+            ClientAuth::Optional(roots) => {
+                verifier(roots)?.allow_unauthenticated().build().map_err(|error| error.to_string())?
+            }
+            ClientAuth::Required(roots) => verifier(roots)?.build().map_err(|error| error.to_string())?,
+        };
+        let certificates = certificates::ByName::new(&settings.certificates)?;
+        let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(certificates));
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.alpn().to_vec()).collect();
+        if settings.clients != ClientAuth::Off {
+            // A resumed session would bring back the certificate of its first handshake, believed or not by now.
+            config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
+        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+    }
+
+    /// Shakes hands. Whoever calls this bounds its time.
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<Accepted<S>> {
+        let stream = self.0.accept(stream).await?;
+        let (_, session) = stream.get_ref();
+        let protocol = Protocol::agreed(session.alpn_protocol());
+        let certificate = session.peer_certificates().and_then(<[_]>::first).map(PeerCertificate::read).transpose();
+        let certificate = certificate.map_err(io::Error::other)?.map(Arc::new);
+        Ok(Accepted { stream, protocol, certificate })
+    }
+}
+
+/// Begins handshakes.
+#[derive(Clone)]
+pub struct ClientTls {
+    config: Arc<ClientConfig>,
+    server_name: Option<ServerName<'static>>,
+}
+
+impl ClientTls {
+    /// A side that offers `protocols`, the one it likes best first.
+    pub fn new(settings: &ClientTlsSettings, protocols: &[Protocol]) -> Result<Self, String> {
+        let roots = match &settings.roots {
+            Some(roots) => roots.store()?,
+            None => system_roots(),
+        };
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider()).build();
+        let verifier = verifier.map_err(|error| format!("no authority can be believed: {error}"))?;
+        let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+        let builder = builder.map_err(|error| error.to_string())?.with_webpki_verifier(verifier);
+        let mut config = match &settings.certificate {
+            Some(pair) => builder
+                .with_client_auth_cert(pair.chain.to_vec(), pair.key.clone_key())
+                .map_err(|error| error.to_string())?,
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.alpn().to_vec()).collect();
+        let server_name = settings.server_name.as_deref().map(server_name).transpose()?;
+        Ok(Self { config: Arc::new(config), server_name })
+    }
+
+    /// Shakes hands with whoever is to be `host`, a name or an address. Whoever calls this bounds its time.
+    pub async fn connect<S>(&self, host: &str, stream: S) -> io::Result<(client::TlsStream<S>, Protocol)>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let name = match &self.server_name {
+            Some(name) => name.clone(),
+            None => server_name(host).map_err(io::Error::other)?,
+        };
+        let stream = TlsConnector::from(Arc::clone(&self.config)).connect(name, stream).await?;
+        let protocol = Protocol::agreed(stream.get_ref().1.alpn_protocol());
+        Ok((stream, protocol))
+    }
+
+    /// For clients that shake hands themselves; it offers what this side does, and knows no other server name.
+    pub fn config(&self) -> &Arc<ClientConfig> {
+        &self.config
+    }
+
+    /// The name that the other side's certificate has to be for, where it is not the host's.
+    pub fn server_name(&self) -> Option<&ServerName<'static>> {
+        self.server_name.as_ref()
+    }
+}
+
+fn server_name(host: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(host.to_owned()).map_err(|_| format!("{host:?} is no name that a certificate can be for"))
+}
+
+/// What the operating system believes. Read once: it does not change while a process runs.
+fn system_roots() -> Arc<RootCertStore> {
+    static ROOTS: std::sync::LazyLock<Arc<RootCertStore>> = std::sync::LazyLock::new(|| {
+        let found = rustls_native_certs::load_native_certs();
+        for error in &found.errors {
+            tracing::warn!(%error, "a root certificate of the system cannot be read");
+        }
+        let mut store = RootCertStore::empty();
+        store.add_parsable_certificates(found.certs);
+        Arc::new(store)
+    });
+    Arc::clone(&ROOTS)
+}
+
+fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let read = read.map_err(|_| "the file is not PEM")?;
+    if read.is_empty() { Err("the file has no PEM certificate".into()) } else { Ok(read) }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
