@@ -18,6 +18,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 mod certificates;
 mod peer;
+#[cfg(test)]
+mod tests;
 
 pub use peer::PeerCertificate;
 

@@ -1,0 +1,62 @@
+//! Handshakes in memory, between the two sides that this module makes.
+
+use super::*;
+
+#[path = "../../tests/support/certificates.rs"]
+mod certificates;
+
+use certificates::{Authority, For, Issued};
+
+fn pair(issued: &Issued) -> KeyPair {
+    KeyPair::read(&issued.chain, &issued.key).unwrap()
+}
+
+fn client(roots: &Authority, certificate: Option<&Issued>) -> ClientTls {
+    let settings = ClientTlsSettings {
+        roots: Some(Roots::read(&roots.pem).unwrap()),
+        certificate: certificate.map(pair),
+        server_name: None,
+    };
+    ClientTls::new(&settings, &[Protocol::Http2, Protocol::Http1]).unwrap()
+}
+
+fn server(certificate: &Issued, clients: ClientAuth) -> ServerTls {
+    let settings = ServerTlsSettings { certificates: vec![pair(certificate)], clients, only_tls13: false };
+    ServerTls::new(&settings, &[Protocol::Http2, Protocol::Http1]).unwrap()
+}
+
+async fn shake(
+    client: &ClientTls,
+    server: &ServerTls,
+    host: &str,
+) -> (Result<Protocol, String>, Result<Option<Arc<PeerCertificate>>, String>) {
+    let (near, far) = tokio::io::duplex(64 << 10);
+    let (connected, accepted) = tokio::join!(client.connect(host, near), server.accept(far));
+    (
+        connected.map(|(_, protocol)| protocol).map_err(|error| error.to_string()),
+        accepted.map(|accepted| accepted.certificate).map_err(|error| error.to_string()),
+    )
+}
+
+#[tokio::test]
+async fn a_client_is_known_by_the_certificate_it_shows() {
+    let authority = Authority::new("roots");
+    let server_own = authority.issue(For { hosts: &["gateway.test"], ..For::default() });
+    let orders = For {
+        common_name: "orders",
+        hosts: &["orders.test"],
+        uris: &["spiffe://example/ns/a/sa/orders"],
+        ..For::default()
+    };
+    let orders = authority.issue(orders);
+    let server = server(&server_own, ClientAuth::Required(Roots::read(&authority.pem).unwrap()));
+    let (connected, accepted) = shake(&client(&authority, Some(&orders)), &server, "gateway.test").await;
+    assert_eq!(connected, Ok(Protocol::Http2));
+    let known = accepted.unwrap().unwrap();
+    assert_eq!(known.uris, [Box::from("spiffe://example/ns/a/sa/orders")]);
+    assert_eq!(known.dns, [Box::from("orders.test")]);
+    assert_eq!((&*known.subject, known.common_name.as_deref()), ("CN=orders", Some("orders")));
+
+    let (_, accepted) = shake(&client(&authority, None), &server, "gateway.test").await;
+    assert!(accepted.is_err(), "one has to be shown");
+}
