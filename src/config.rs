@@ -6,11 +6,13 @@
 //!
 //! This module knows the settings types of the others; none of them knows this one.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use crate::admission::Trust;
 use crate::callback::CallbackSettings;
+use crate::credentials::Outward;
 use crate::park::ParkingSettings;
 use crate::registry::{ClusterSettings, Definition};
 use crate::resilience::rate_limit::StoreSettings;
@@ -56,6 +58,8 @@ pub struct Settings {
     pub clusters: Vec<ClusterSettings>,
     /// Endpoints of the file, in its order; their clusters are among `clusters`.
     pub endpoints: Vec<Definition>,
+    /// How the external targets of `endpoints` are met, by the endpoint's name; as by default where none is here.
+    pub externals: BTreeMap<Box<str>, Outward>,
     /// Policies in file order; each sets something, and no two set the same for the same selector.
     pub policies: Vec<PolicyRule>,
     /// Completions on their way back. The ids of the keys are unique, and so are their secrets; the home cluster is among
@@ -82,6 +86,7 @@ impl Default for Settings {
             server: ServerSettings::default(),
             clusters: Vec::new(),
             endpoints: Vec::new(),
+            externals: BTreeMap::new(),
             policies: Vec::new(),
             callbacks: CallbackSettings::default(),
             upstream: UpstreamSettings::default(),

@@ -56,6 +56,7 @@ pub mod body;
 pub mod callback;
 pub mod cli;
 pub mod config;
+pub mod credentials;
 pub mod gates;
 pub mod gateway;
 pub mod nexus;

@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
+use crate::credentials::Outward;
 use crate::nexus::{self, BaseUrl};
 
 mod copy;
@@ -44,6 +45,8 @@ pub struct ClusterSettings {
     pub urls: Vec<BaseUrl>,
     /// Whether and how its Nexus endpoints are served by name.
     pub discover: Option<DiscoverSettings>,
+    /// How it is met.
+    pub outward: Outward,
 }
 
 /// How a cluster's endpoint registry is read.

@@ -41,7 +41,13 @@ pub async fn resolve(settings: Settings, name: &str, question: Question<'_>) -> 
     let publish_to = Arc::clone(&router);
     let registry = Registry::new(move |snapshot| publish_to.apply(snapshot), None);
     let (policies, upstream) = (settings.policies.clone(), settings.upstream.clone());
-    router.configure(Plan::new(&settings.clusters, policies, upstream, settings.redis.clone()));
+    router.configure(Plan::new(
+        &settings.clusters,
+        settings.externals.clone(),
+        policies,
+        upstream,
+        settings.redis.clone(),
+    ));
     registry.configure(&settings.clusters, settings.endpoints);
 
     // Also where the configuration has the name: a cluster may have it, too.

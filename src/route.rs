@@ -3,7 +3,7 @@
 //! A lookup reads the table in force and never waits. When the registry or the configuration changes, a new table is
 //! built beside it; what did not change is carried over with its connections, metrics and known operations.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::runtime::Handle;
 
+use crate::credentials::Outward;
 use crate::gates::Gates;
 use crate::nexus::BaseUrl;
 use crate::nexus::path::decode;
@@ -39,6 +40,10 @@ pub struct Plan {
     pub policies: Policies,
     /// The addresses of each cluster.
     pub clusters: HashMap<Arc<str>, Vec<BaseUrl>>,
+    /// How each cluster is met.
+    pub outward: HashMap<Arc<str>, Outward>,
+    /// How external targets are met, by the endpoint's name.
+    pub externals: BTreeMap<Box<str>, Outward>,
     /// How connections are made and kept.
     pub upstream: UpstreamSettings,
     /// The store of global limits: another one makes them others, and with them what was found for operations.
@@ -49,12 +54,21 @@ impl Plan {
     /// Routing to these clusters, under these rules.
     pub fn new(
         clusters: &[ClusterSettings],
+        externals: BTreeMap<Box<str>, Outward>,
         rules: Vec<PolicyRule>,
         upstream: UpstreamSettings,
         store: Option<StoreSettings>,
     ) -> Self {
         let addresses = clusters.iter().map(|cluster| (Arc::clone(&cluster.name), cluster.urls.clone()));
-        Self { policies: Policies::new(rules), clusters: addresses.collect(), upstream, store }
+        let outward = clusters.iter().map(|cluster| (Arc::clone(&cluster.name), cluster.outward.clone()));
+        Self {
+            policies: Policies::new(rules),
+            clusters: addresses.collect(),
+            outward: outward.collect(),
+            externals,
+            upstream,
+            store,
+        }
     }
 }
 

@@ -173,7 +173,13 @@ impl Running {
         // Before the table, whose new operations look for their gates.
         self.gates.configure(&settings.server.process, settings.redis.as_ref());
         let (policies, upstream) = (settings.policies.clone(), settings.upstream.clone());
-        self.router.configure(Plan::new(&settings.clusters, policies, upstream, settings.redis.clone()));
+        self.router.configure(Plan::new(
+            &settings.clusters,
+            settings.externals.clone(),
+            policies,
+            upstream,
+            settings.redis.clone(),
+        ));
         self.registry.configure(&settings.clusters, settings.endpoints.clone());
         self.server.configure(settings.server.clone(), &settings.listen, data);
     }

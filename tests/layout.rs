@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each module uses. A new arrow is a decision: write it here, with care that no circle comes of it.
-const ARROWS: [(&str, &[&str]); 21] = [
+const ARROWS: [(&str, &[&str]); 22] = [
     ("main", &["cli", "config", "resolve", "run", "telemetry"]),
     ("cli", &["config"]),
     ("resolve", &["config", "gates", "registry", "resilience", "route", "telemetry"]),
@@ -14,6 +14,7 @@ const ARROWS: [(&str, &[&str]); 21] = [
         &[
             "admission",
             "callback",
+            "credentials",
             "gates",
             "nexus",
             "park",
@@ -44,13 +45,14 @@ const ARROWS: [(&str, &[&str]); 21] = [
             "upstream",
         ],
     ),
-    ("route", &["callback", "gates", "nexus", "registry", "resilience", "telemetry", "upstream"]),
+    ("route", &["callback", "credentials", "gates", "nexus", "registry", "resilience", "telemetry", "upstream"]),
     ("telemetry", &["body", "nexus", "resilience", "response"]),
     ("response", &["body", "nexus", "upstream"]),
     ("callback", &["body", "nexus", "upstream"]),
     ("park", &["resilience"]),
     ("upstream", &["nexus", "resilience"]),
-    ("registry", &["nexus"]),
+    ("registry", &["credentials", "nexus"]),
+    ("credentials", &["tls"]),
     ("admission", &["tls"]),
     ("tls", &[]),
     ("body", &[]),

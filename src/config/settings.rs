@@ -1,5 +1,6 @@
 //! The file and the flags turned into settings; checks what is mandatory and what has to fit together.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::expand::Environment;
@@ -72,6 +73,7 @@ pub(super) fn build(
         admin,
         server,
         endpoints,
+        externals: BTreeMap::new(),
         clusters,
         policies,
         callbacks,

@@ -11,6 +11,7 @@ use nexus_gateway::callback::CallbackSettings;
 use nexus_gateway::callback::destination::Allowed;
 use nexus_gateway::callback::seal::Key;
 use nexus_gateway::config::{Overrides, Settings, load};
+use nexus_gateway::credentials::Outward;
 use nexus_gateway::gates::ProcessSettings;
 use nexus_gateway::nexus::BaseUrl;
 use nexus_gateway::park::{ParkingSettings, StoreAt};
@@ -122,6 +123,7 @@ log: { level: debug, format: json, access_log: /twenty }",
             process: ProcessSettings { max_in_flight: 21, max_queued_bytes: 22 << 20, max_wait: seconds(23) },
         },
         clusters: vec![ClusterSettings {
+            outward: Outward::default(),
             name: "home".into(),
             urls: vec![url("http://a:9/x")],
             discover: Some(DiscoverSettings { every: seconds(10), externals: true }),
@@ -131,6 +133,7 @@ log: { level: debug, format: json, access_log: /twenty }",
             id: None,
             target: Target::External { url: url("http://b:11/y") },
         }],
+        externals: std::collections::BTreeMap::new(),
         policies: vec![every_setting_of_a_policy()],
         callbacks: every_setting_of_callbacks(),
         upstream: UpstreamSettings {

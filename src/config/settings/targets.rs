@@ -9,6 +9,7 @@ use crate::config::report::Report;
 use crate::config::shape::{Discover, Named, Urls};
 use crate::config::tree::{item_path, key_path, shown_text};
 use crate::config::value::{EndpointName, Kind, Url};
+use crate::credentials::Outward;
 use crate::nexus::BaseUrl;
 use crate::registry::{ClusterSettings, Definition, DiscoverSettings, Target};
 
@@ -44,7 +45,12 @@ impl Clusters<'_, '_> {
             self.report.add(&path, "not a cluster's name; use letters, digits, `-`, `_` and `.`");
         }
         let urls = self.urls_from_file(&format!("{path}.url"), &path, cluster.url.map(Urls::into_vec));
-        self.list.push(ClusterSettings { name: name.into(), urls, discover: discover(cluster.discover) });
+        self.list.push(ClusterSettings {
+            name: name.into(),
+            urls,
+            discover: discover(cluster.discover),
+            outward: Outward::default(),
+        });
     }
 
     fn urls_from_file(
@@ -91,7 +97,12 @@ impl Clusters<'_, '_> {
             let advice = "write it in the file, under another name";
             self.report.add_flag(FLAG, format!("`{url}`: there is a cluster called `{name}` already; {advice}"));
         }
-        self.list.push(ClusterSettings { name, urls: vec![url], discover: discover(None) });
+        self.list.push(ClusterSettings {
+            name,
+            urls: vec![url],
+            discover: discover(None),
+            outward: Outward::default(),
+        });
     }
 
     /// What is wrong if the URL was given before.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nexus_gateway::admission::Trust;
 use nexus_gateway::config::Settings;
+use nexus_gateway::credentials::Outward;
 use nexus_gateway::nexus::BaseUrl;
 use nexus_gateway::registry::{ClusterSettings, Definition, DiscoverSettings, Target};
 use nexus_gateway::route::PolicyRule;
@@ -169,7 +170,12 @@ pub(crate) fn worker(name: &str) -> Definition {
 
 /// A cluster whose endpoints are not served.
 pub(crate) fn undiscovered(name: &str, urls: &[String]) -> ClusterSettings {
-    ClusterSettings { name: name.into(), urls: urls.iter().map(|url| base_url(url)).collect(), discover: None }
+    ClusterSettings {
+        name: name.into(),
+        urls: urls.iter().map(|url| base_url(url)).collect(),
+        discover: None,
+        outward: Outward::default(),
+    }
 }
 
 /// A cluster whose endpoints are served, but for its externals. Polled so seldom that a test sees one poll only.

@@ -1,6 +1,6 @@
 //! A host that is a gateway: what `run` wires, over simulated sockets.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -10,6 +10,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use nexus_gateway::admission::{Peer, Trust};
+use nexus_gateway::credentials::Outward;
 use nexus_gateway::gates::{Breaker, Gates, ProcessSettings};
 use nexus_gateway::nexus::BaseUrl;
 use nexus_gateway::registry::{ClusterSettings, Definition, Registry, Target};
@@ -68,9 +69,13 @@ impl Gateway {
         let urls = (0..setting.handlers)
             .map(|n| BaseUrl::parse(&format!("http://{}:{}", turmoil::lookup(handler::name(n)), handler::PORT)));
         let cluster: Arc<str> = "handlers".into();
-        let clusters =
-            [ClusterSettings { name: Arc::clone(&cluster), urls: urls.collect::<Result<_, _>>()?, discover: None }];
-        router.configure(Plan::new(&clusters, vec![setting.policy], setting.upstream, None));
+        let clusters = [ClusterSettings {
+            name: Arc::clone(&cluster),
+            urls: urls.collect::<Result<_, _>>()?,
+            discover: None,
+            outward: Outward::default(),
+        }];
+        router.configure(Plan::new(&clusters, BTreeMap::new(), vec![setting.policy], setting.upstream, None));
         let target = Target::Worker { cluster, namespace: "ns".into(), task_queue: "tq".into() };
         // The clusters are no sources: the registry reads over real sockets.
         registry.configure(&[], vec![Definition { name: "pay".into(), id: None, target }]);
