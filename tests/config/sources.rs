@@ -59,6 +59,7 @@ fn a_file_is_turned_into_settings() {
 
 /// All different from their defaults and from each other, so that none can take another one's place.
 #[test]
+#[expect(clippy::too_many_lines, reason = "every setting there is")]
 fn every_setting_reaches_its_field() {
     let settings = load_text(
         "
