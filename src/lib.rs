@@ -57,6 +57,7 @@ pub mod callback;
 pub mod cli;
 pub mod config;
 pub mod credentials;
+pub mod fetch;
 pub mod gates;
 pub mod gateway;
 pub mod nexus;

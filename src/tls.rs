@@ -18,6 +18,10 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 mod certificates;
 mod peer;
+/// Certificates for the tests of every module.
+#[cfg(test)]
+#[path = "../tests/support/certificates.rs"]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

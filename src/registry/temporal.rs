@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::client::legacy::{self, connect::HttpConnector};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use http::header::{ACCEPT, HeaderMap, HeaderValue};
+use http::{StatusCode, Uri};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::{ClusterSettings, Definition, Target};
+use crate::fetch::{Bounds, Fetched, Fetcher};
 use crate::nexus::{self, BaseUrl};
 
 /// Endpoints asked for at a time; Temporal's own maximum.
@@ -25,8 +24,6 @@ const MAX_PAGES: usize = 1000;
 const MAX_PAGE: usize = 32 << 20;
 /// Longest time for one answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest time for one TCP connect.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// All that a cluster says of its endpoints and itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,24 +89,18 @@ pub struct Client {
     cluster: Arc<str>,
     urls: Vec<BaseUrl>,
     externals: bool,
-    http: legacy::Client<HttpConnector, Empty<Bytes>>,
+    /// Or why the cluster cannot be met at all.
+    fetcher: Result<Fetcher, String>,
 }
 
 impl Client {
     /// A client for the cluster.
     pub fn new(settings: &ClusterSettings) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
-        let http = legacy::Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(60))
-            .build(connector);
         Self {
             cluster: Arc::clone(&settings.name),
             urls: settings.urls.clone(),
             externals: settings.discover.as_ref().is_some_and(|discover| discover.externals),
-            http,
+            fetcher: Fetcher::new(&settings.outward.tls),
         }
     }
 
@@ -189,16 +180,11 @@ impl Client {
         // Query parameters are of no use in an error message, and page tokens are long.
         let url_shown = || url.split('?').next().unwrap_or(url).to_owned();
         let unreachable = |why: String| ReadError::Unreachable { url: url_shown(), why };
-        let request = Request::get(url).header("accept", "application/json").body(Empty::new());
-        let request = request.map_err(|error| unreachable(error.to_string()))?;
-        let exchange = async {
-            let answer = self.http.request(request).await.map_err(|error| unreachable(root(&error)))?;
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), MAX_PAGE).collect().await;
-            Ok((status, body.map_err(|error| unreachable(error.to_string()))?.to_bytes()))
-        };
-        let late = |_| unreachable(format!("no answer within {} s", TIMEOUT.as_secs()));
-        let (status, body) = tokio::time::timeout(TIMEOUT, exchange).await.map_err(late)??;
+        let fetcher = self.fetcher.as_ref().map_err(|why| unreachable(why.clone()))?;
+        let uri: Uri = url.parse().map_err(|error: http::uri::InvalidUri| unreachable(error.to_string()))?;
+        let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
+        let answer = fetcher.get(&uri, headers, Bounds { bytes: MAX_PAGE, time: TIMEOUT }).await;
+        let Fetched { status, body, .. } = answer.map_err(unreachable)?;
         if status != StatusCode::OK {
             return Err(ReadError::Refused { url: url_shown(), status, message: beginning(&body) });
         }
@@ -234,15 +220,6 @@ fn definition(endpoint: Endpoint, cluster: &Arc<str>, externals: bool) -> Option
         _ => return None,
     };
     Some(Definition { name: name.into(), id: Some(id.into()), target })
-}
-
-/// The innermost cause: what the operating system said.
-fn root(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }
 
 fn beginning(body: &Bytes) -> String {

@@ -2,10 +2,7 @@
 
 use super::*;
 
-#[path = "../../tests/support/certificates.rs"]
-mod certificates;
-
-use certificates::{Authority, For, Issued};
+use super::testing::{Authority, For, Issued};
 
 fn pair(issued: &Issued) -> KeyPair {
     KeyPair::read(&issued.chain, &issued.key).unwrap()
