@@ -5,7 +5,7 @@ SETUP   := tests/reality/setup.sh
 FUZZ_SECONDS := 30
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check-rust test-rust test-reality outage bad-neighbour burst completions parking bench lint deny fmt fuzz setup
+.PHONY: help build demo test check-rust test-rust test-reality outage bad-neighbour burst completions parking abuse bench lint deny fmt fuzz setup
 
 help:
 	@echo "make demo [KEEP=1]  two real Temporal clusters and the gateway between them, shown step by step"
@@ -16,6 +16,7 @@ help:
 	@echo "make completions    1000 operations come home while gateways are killed and the caller is away: none is lost"
 	@echo "make parking        2000 parked operations while gateways are killed and the target comes and goes: none is lost"
 	@echo "                    outage and bad-neighbour with parking beside the same without: FLAGS=--park"
+	@echo "make abuse          hostile clients of many kinds: what a good one beside them notices, and the gateway's memory"
 	@echo "make bench          CPU per request beside nginx, and memory (needs nginx and wrk)"
 	@echo "make lint | fmt     clippy and formatting | format"
 	@echo "make deny           licences, bans and sources of all dependencies (installs cargo-deny where it lacks)"
@@ -37,13 +38,14 @@ test-rust:
 test-reality: build setup
 	$(PYTHON) -m pytest -c tests/reality/pytest.ini --rootdir tests tests/reality tests/deploy
 
-# The long forms of five tests, some minutes each: figures for reading. FLAGS="--help" tells what can be varied.
+# The long forms of six tests, some minutes each: figures for reading. FLAGS="--help" tells what can be varied.
 outage: EXPERIMENT = outage
 bad-neighbour: EXPERIMENT = bad_neighbour
 burst: EXPERIMENT = burst
 completions: EXPERIMENT = completions
 parking: EXPERIMENT = parking
-outage bad-neighbour burst completions parking: build
+abuse: EXPERIMENT = abuse
+outage bad-neighbour burst completions parking abuse: build
 	@$(SETUP) --demo
 	@PYTHONPATH=tests/reality $(PYTHON) -m experiments.$(EXPERIMENT) $(FLAGS)
 

@@ -33,8 +33,11 @@ class Gateway:
         state: Path | None = None,
         listen: str = "127.0.0.1:0",
     ) -> None:
+        """`listen`: empty where the configuration says it."""
         self.state = state or scratch_folder("state")
-        self.command = [str(binary()), "run", "--listen", listen, "--admin", "127.0.0.1:0", "--state", str(self.state)]
+        self.command = [str(binary()), "run", "--admin", "127.0.0.1:0", "--state", str(self.state)]
+        if listen:
+            self.command += ["--listen", listen]
         for url in clusters:
             self.command += ["--cluster", url]
         if config:
