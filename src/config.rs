@@ -81,7 +81,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            listen: vec![ListenerSettings { address: loopback(7280), trust: Trust::Trusted }],
+            listen: vec![ListenerSettings::plain(loopback(7280), Trust::Trusted)],
             admin: loopback(7281),
             server: ServerSettings::default(),
             clusters: Vec::new(),
@@ -158,7 +158,7 @@ fn load_with(
     expand::expand(&mut root, environment, inputs, &mut problems);
     let file = de::read(&mut root, &mut problems);
     // What a broken file would have defined is missing: to complain about that would only confuse.
-    let settings = all_parsed.then(|| settings::build(file, overrides, environment, &root, &mut problems));
+    let settings = all_parsed.then(|| settings::build(file, overrides, environment, &root, inputs, &mut problems));
     problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
     settings.filter(|_| problems.is_empty()).ok_or(problems)
 }

@@ -20,6 +20,7 @@ use crate::admission::{Peer, Trust};
 use crate::gates::ProcessSettings;
 use crate::gateway::Gateway;
 use crate::telemetry::Telemetry;
+use crate::tls::ServerTlsSettings;
 
 mod connection;
 mod pulse;
@@ -39,6 +40,17 @@ pub struct ListenerSettings {
     pub address: SocketAddr,
     /// Whether callers there may steer Temporal's internals.
     pub trust: Trust,
+    /// TLS, and nothing else; none: cleartext.
+    pub tls: Option<ServerTlsSettings>,
+    /// Whether HTTP/2 is spoken, besides HTTP/1.1.
+    pub http2: bool,
+}
+
+impl ListenerSettings {
+    /// HTTP/1.1 in cleartext.
+    pub fn plain(address: SocketAddr, trust: Trust) -> Self {
+        Self { address, trust, tls: None, http2: false }
+    }
 }
 
 /// Bounds of the data port.
@@ -144,7 +156,7 @@ impl Server {
     pub fn bind(&self, wanted: &[ListenerSettings]) -> Result<Vec<Bound>, (SocketAddr, io::Error)> {
         let listeners = self.lock();
         let new = wanted.iter().filter(|wanted| !listeners.contains_key(&wanted.address));
-        new.map(|settings| match bind(settings.address) {
+        new.map(|settings| match bind(settings) {
             Ok(socket) => Ok(Bound { settings: settings.clone(), socket }),
             Err(error) => Err((settings.address, error)),
         })
@@ -208,7 +220,11 @@ impl Server {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind(settings: &ListenerSettings) -> io::Result<TcpListener> {
+    let address = settings.address;
+    if settings.tls.is_some() {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "TLS is not spoken yet"));
+    }
     let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -26,6 +27,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use peer::PeerCertificate;
+use peer::can_issue;
 
 /// Which HTTP is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,14 +61,19 @@ pub struct KeyPair {
 }
 
 impl KeyPair {
-    /// Reads a chain, its own certificate first, and a key, both PEM. Messages never repeat any of the key.
-    pub fn read(chain: &str, key: &str) -> Result<Self, String> {
-        let chain = certificates(chain)?;
-        let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
-            .map_err(|_| "the key file has no PEM private key (PKCS#8, PKCS#1 or SEC1)")?;
-        let pair = Self { chain: chain.into(), key: Arc::new(key) };
-        pair.certified()?;
-        Ok(pair)
+    /// Reads a chain, its own certificate first, and a key, both PEM.
+    pub fn read(chain: &str, key: &str) -> Result<Self, PairError> {
+        let chain = certificates(chain).map_err(PairError::Certificate)?;
+        if let Err(error) = ParsedCertificate::try_from(&chain[0]) {
+            return Err(PairError::Certificate(format!("has a certificate that cannot be used: {error}")));
+        }
+        let pair = Self { chain: chain.into(), key: Arc::new(private_key(key)?) };
+        match pair.certified() {
+            Ok(_) => Ok(pair),
+            Err(rustls::Error::InconsistentKeys(_)) => Err(PairError::Mismatch),
+            // What it says is of the kind of key, or that it cannot be parsed, with nothing of it.
+            Err(error) => Err(PairError::Key(format!("has a private key that cannot be used: {error}"))),
+        }
     }
 
     /// The certificates, the pair's own one first.
@@ -74,10 +81,34 @@ impl KeyPair {
         &self.chain
     }
 
-    fn certified(&self) -> Result<rustls::sign::CertifiedKey, String> {
-        rustls::sign::CertifiedKey::from_der(self.chain.to_vec(), self.key.clone_key(), &provider())
-            .map_err(|error| format!("the key cannot be used with the certificate: {error}"))
+    fn certified(&self) -> Result<CertifiedKey, rustls::Error> {
+        CertifiedKey::from_der(self.chain.to_vec(), self.key.clone_key(), &provider())
     }
+}
+
+fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>, PairError> {
+    PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| {
+        let message = if pem.contains("-----BEGIN ENCRYPTED PRIVATE KEY") || pem.contains("Proc-Type: 4,ENCRYPTED") {
+            "is encrypted; write it without a passphrase, in a file that nobody else can read"
+        } else {
+            "has no PEM private key (PKCS#8, PKCS#1 or SEC1)"
+        };
+        PairError::Key(message.into())
+    })
+}
+
+/// Why a certificate and a key are not a pair, as it is said after the name of the file. Nothing of a key is repeated.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PairError {
+    /// The certificate's file.
+    #[error("{0}")]
+    Certificate(String),
+    /// The key's file.
+    #[error("{0}")]
+    Key(String),
+    /// Each is good, but not with the other.
+    #[error("is not the key of the certificate beside it")]
+    Mismatch,
 }
 
 /// Shows nothing of the key.
@@ -96,7 +127,11 @@ impl Roots {
     pub fn read(bundle: &str) -> Result<Self, String> {
         let roots = Self(certificates(bundle)?.into());
         roots.store()?;
-        Ok(roots)
+        if roots.0.iter().any(can_issue) {
+            Ok(roots)
+        } else {
+            Err("has no certificate of an authority, only such as authorities issue".into())
+        }
     }
 
     /// The certificates.
@@ -107,7 +142,9 @@ impl Roots {
     fn store(&self) -> Result<Arc<RootCertStore>, String> {
         let mut store = RootCertStore::empty();
         for certificate in &*self.0 {
-            store.add(certificate.clone()).map_err(|error| format!("a certificate of the bundle: {error}"))?;
+            store
+                .add(certificate.clone())
+                .map_err(|error| format!("has a certificate that cannot be used: {error}"))?;
         }
         Ok(Arc::new(store))
     }
@@ -264,6 +301,11 @@ impl ClientTls {
     }
 }
 
+/// Whether a certificate can be for `host`, a name or an address.
+pub fn is_server_name(host: &str) -> bool {
+    ServerName::try_from(host).is_ok()
+}
+
 fn server_name(host: &str) -> Result<ServerName<'static>, String> {
     ServerName::try_from(host.to_owned()).map_err(|_| format!("{host:?} is no name that a certificate can be for"))
 }
@@ -284,8 +326,8 @@ fn system_roots() -> Arc<RootCertStore> {
 
 fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
-    let read = read.map_err(|_| "the file is not PEM")?;
-    if read.is_empty() { Err("the file has no PEM certificate".into()) } else { Ok(read) }
+    let read = read.map_err(|_| "is not a PEM file")?;
+    if read.is_empty() { Err("has no PEM certificate".into()) } else { Ok(read) }
 }
 
 fn provider() -> Arc<CryptoProvider> {

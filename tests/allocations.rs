@@ -98,7 +98,7 @@ fn settings(handler: SocketAddr) -> Settings {
     let free: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
     let url = BaseUrl::parse(&format!("http://{handler}")).expect("a base URL");
     Settings {
-        listen: vec![ListenerSettings { address: free, trust: Trust::Untrusted }],
+        listen: vec![ListenerSettings::plain(free, Trust::Untrusted)],
         admin: free,
         server: ServerSettings { workers: 1, ..ServerSettings::default() },
         endpoints: vec![Definition { name: "pay".into(), id: None, target: Target::External { url } }],

@@ -2,6 +2,8 @@
 
 #[path = "config/callbacks.rs"]
 mod callbacks;
+#[path = "support/certificates.rs"]
+mod certificates;
 #[path = "config/mistakes.rs"]
 mod mistakes;
 #[path = "config/parking.rs"]
@@ -12,6 +14,8 @@ mod resolving;
 mod shipped;
 #[path = "config/sources.rs"]
 mod sources;
+#[path = "config/tls.rs"]
+mod tls;
 
 use std::path::{Path, PathBuf};
 

@@ -23,11 +23,12 @@ const ARROWS: [(&str, &[&str]); 23] = [
             "route",
             "server",
             "telemetry",
+            "tls",
             "upstream",
         ],
     ),
     ("admin", &["gates", "gateway", "park", "registry", "resilience", "route", "server", "telemetry", "upstream"]),
-    ("server", &["admission", "gates", "gateway", "telemetry"]),
+    ("server", &["admission", "gates", "gateway", "telemetry", "tls"]),
     (
         "gateway",
         &[

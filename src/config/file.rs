@@ -15,12 +15,14 @@ use super::value::{
 mod callbacks;
 mod park;
 mod policy;
+mod tls;
 
 pub(super) use callbacks::{AllowKeys, Callbacks, SealKey};
 pub(super) use park::{End, Park, Parking};
 pub(super) use policy::{
     Breaker, Callback, Cause, Concurrency, Level, OnFailure, Part, Policy, RateLimit, Retry, Scope, Setting,
 };
+pub(super) use tls::{ClientCertificates, ClientTls, ServerTls};
 
 /// The configuration of nexus-gateway.
 #[derive(Default, Deserialize, JsonSchema)]
@@ -61,6 +63,10 @@ pub(super) struct Listener {
     pub(super) address: Option<Checked<Address>>,
     /// Whether callers there may steer Temporal's internals by headers. Default: trusted on a loopback address.
     pub(super) trust: Option<Trust>,
+    /// TLS; nothing else is spoken there then. Left out: cleartext.
+    pub(super) tls: Option<ServerTls>,
+    /// Whether HTTP/2 is spoken, besides HTTP/1.1. Default: true with TLS, false in cleartext.
+    pub(super) http2: Option<bool>,
 }
 
 #[derive(Clone, Copy, Deserialize, JsonSchema)]

@@ -1,19 +1,24 @@
 //! Collects what is wrong with settings that can each be read, but do not fit together.
 
+use std::path::Path;
+use std::sync::Arc;
+
+use super::inputs::Inputs;
 use super::problem::{Place, Problem};
 use super::tree::{Node, is_at_or_below};
 
 pub(super) struct Report<'a> {
     root: &'a Node,
+    inputs: &'a mut Inputs,
     problems: &'a mut Vec<Problem>,
     /// So many were found before: what follows from them is not worth saying.
     earlier: usize,
 }
 
 impl<'a> Report<'a> {
-    pub(super) fn new(root: &'a Node, problems: &'a mut Vec<Problem>) -> Self {
+    pub(super) fn new(root: &'a Node, inputs: &'a mut Inputs, problems: &'a mut Vec<Problem>) -> Self {
         let earlier = problems.len();
-        Self { root, problems, earlier }
+        Self { root, inputs, problems, earlier }
     }
 
     /// Says something about the setting at `path`, unless a part of it was wrong already.
@@ -31,6 +36,11 @@ impl<'a> Report<'a> {
     /// Says something about a command-line flag.
     pub(super) fn add_flag(&mut self, flag: &str, message: impl Into<String>) {
         self.problems.push(Problem::at(&Place::flag(flag), "", message));
+    }
+
+    /// The text of a file that the configuration names, or why there is none. A change of it is one of the configuration.
+    pub(super) fn read(&mut self, file: &Path) -> Result<Arc<str>, String> {
+        self.inputs.read(file)
     }
 
     /// Where `path` stands, or what it would be a part of.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::expand::Environment;
 use super::file::{self, File, Log, LogFormat, Redis, Server, Upstream};
+use super::inputs::Inputs;
 use super::problem::Problem;
 use super::report::Report;
 use super::tree::Node;
@@ -21,16 +22,19 @@ mod callbacks;
 mod park;
 mod policies;
 mod targets;
+mod tls;
 
-/// The settings, of use only when no problem was added. `root` is where `file` was read from.
+/// The settings, of use only when no problem was added. `root` is where `file` was read from, with the files that
+/// it names still to be read through `inputs`.
 pub(super) fn build(
     file: File,
     overrides: &Overrides,
     environment: Environment<'_>,
     root: &Node,
+    inputs: &mut Inputs,
     problems: &mut Vec<Problem>,
 ) -> Settings {
-    let mut report = Report::new(root, problems);
+    let mut report = Report::new(root, inputs, problems);
     let (listen, admin) = addresses::build(file.listen, file.admin, overrides, &mut report);
     let clusters = targets::clusters(file.clusters, &overrides.clusters, &mut report);
     let endpoints = targets::endpoints(file.endpoints, &clusters, &mut report);

@@ -125,18 +125,23 @@ impl Node {
     }
 }
 
-/// How a message speaks of a text. One with an `@` may be a URL with a password.
+/// How a message speaks of a text. One with an `@` may be a URL with a password, and one in PEM a key.
 pub(super) fn shown_text(text: &str) -> String {
     match text {
         "" => "the empty text".into(),
-        text if text.contains('@') || text.chars().count() > 100 => "this text".into(),
+        text if text.contains('@') || text.contains("-----BEGIN") || text.chars().count() > 100 => "this text".into(),
         text => format!("`{}`", text.escape_debug()),
     }
 }
 
 /// Whether what stands at `path` must not be shown.
 fn is_secret(path: &str) -> bool {
-    SECRETS.contains(&path) || is_at_or_below(path, KEYS)
+    SECRETS.contains(&path) || is_at_or_below(path, KEYS) || names_key_file(path)
+}
+
+/// Whether the path of a private key's file stands there, or the key itself by mistake.
+fn names_key_file(path: &str) -> bool {
+    path.rsplit_once('.').is_some_and(|(above, key)| key == "key" && above.split('.').any(|part| part == "tls"))
 }
 
 /// What of `path` may be shown of an unknown key there, if that is not all of it.

@@ -20,10 +20,12 @@ use crate::telemetry::AccessLogTarget;
 mod callbacks;
 mod limits;
 mod park;
+mod tls;
 
 pub(super) use callbacks::{AllowedUrl, KeyId, KeySecret, PublicUrl};
 pub(super) use limits::{CallerAddress, OrOff, Percent, Period, RateOf, Store};
 pub(super) use park::ParkStore;
+pub(super) use tls::{FilePath, MinVersion, TlsName};
 
 /// Milliseconds.
 pub(super) const SECOND: u64 = 1_000;

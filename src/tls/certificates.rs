@@ -14,7 +14,7 @@ pub(super) struct ByName(Vec<Arc<CertifiedKey>>);
 
 impl ByName {
     pub(super) fn new(pairs: &[KeyPair]) -> Result<Self, String> {
-        let certified = pairs.iter().map(|pair| pair.certified().map(Arc::new));
+        let certified = pairs.iter().map(|pair| pair.certified().map(Arc::new).map_err(|error| error.to_string()));
         let all: Vec<_> = certified.collect::<Result<_, _>>()?;
         if all.is_empty() { Err("no certificate to show".into()) } else { Ok(Self(all)) }
     }

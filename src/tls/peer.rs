@@ -36,3 +36,9 @@ impl PeerCertificate {
         Ok(read)
     }
 }
+
+/// Whether it can be that of an authority: it says so, or signs for itself, as those from before there were extensions do.
+pub(super) fn can_issue(certificate: &CertificateDer<'static>) -> bool {
+    X509Certificate::from_der(certificate)
+        .is_ok_and(|(_, parsed)| parsed.is_ca() || parsed.subject() == parsed.issuer())
+}

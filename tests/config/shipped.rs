@@ -8,9 +8,11 @@ use nexus_gateway::resilience::park::ParkSettings;
 use nexus_gateway::resilience::rate_limit::{OnFailure, Scope};
 use nexus_gateway::resilience::{BreakerSettings, RetrySettings};
 use nexus_gateway::route::{Policy, Selector, Toggle};
+use nexus_gateway::tls::{ClientAuth, Roots};
 use saphyr::{LoadableYamlNode, Yaml};
 use serde_json::Value;
 
+use crate::certificates::{Authority, For};
 use crate::{assert_same_as_file, load_path, load_text, write};
 
 fn shipped() -> Vec<PathBuf> {
@@ -116,6 +118,33 @@ fn with_keys(text: &str) -> String {
     text.replace("# keys: ", "keys: ")
 }
 
+/// The same for what is more than a line.
+fn with_examples(text: &str) -> String {
+    text.replace("#: ", "")
+}
+
+#[test]
+fn the_examples_of_tls_are_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new("authority");
+    let issued = [authority.issue(For::default()), authority.issue(For::default())];
+    for (name, text) in [
+        ("tls.crt", &issued[0].chain),
+        ("tls.key", &issued[0].key),
+        ("other.crt", &issued[1].chain),
+        ("other.key", &issued[1].key),
+        ("clients.crt", &authority.pem),
+    ] {
+        write(folder.path(), name, text);
+    }
+    let text = std::fs::read_to_string("config/gateway.yaml").unwrap();
+    let settings =
+        load_text(&with_examples(&text).replace("/etc/nexus-gateway", folder.path().to_str().unwrap())).unwrap();
+    let tls = settings.listen[0].tls.as_ref().unwrap();
+    assert_eq!((tls.certificates.len(), tls.only_tls13), (2, true));
+    assert_eq!(tls.clients, ClientAuth::Required(Roots::read(&authority.pem).unwrap()));
+}
+
 #[test]
 fn the_example_of_keys_is_right() {
     let text = std::fs::read_to_string("config/gateway.yaml").unwrap();
@@ -133,7 +162,7 @@ fn the_example_of_keys_is_right() {
 
 /// Such as `clusters.*.url`; names of the user's choice become `*`, and lists leave no trace.
 fn yaml_paths(path: &Path) -> BTreeSet<String> {
-    let text = with_keys(&std::fs::read_to_string(path).expect("a text"));
+    let text = with_keys(&with_examples(&std::fs::read_to_string(path).expect("a text")));
     let mut paths = BTreeSet::new();
     let documents = Yaml::load_from_str(&text).expect("YAML");
     collect_yaml(&documents[0], "", &mut paths);

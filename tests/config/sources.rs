@@ -110,8 +110,8 @@ log: { level: debug, format: json, access_log: /twenty }",
     let url = |text| BaseUrl::parse(text).unwrap();
     let expected = Settings {
         listen: vec![
-            ListenerSettings { address: "127.0.0.1:1".parse().unwrap(), trust: Trust::Untrusted },
-            ListenerSettings { address: "0.0.0.0:2".parse().unwrap(), trust: Trust::Trusted },
+            ListenerSettings::plain("127.0.0.1:1".parse().unwrap(), Trust::Untrusted),
+            ListenerSettings::plain("0.0.0.0:2".parse().unwrap(), Trust::Trusted),
         ],
         admin: "127.0.0.1:3".parse().unwrap(),
         server: ServerSettings {

@@ -20,7 +20,7 @@ fn small_requests() -> PolicyRule {
 }
 
 fn listener(address: SocketAddr) -> ListenerSettings {
-    ListenerSettings { address, trust: Trust::Trusted }
+    ListenerSettings::plain(address, Trust::Trusted)
 }
 
 /// Another loopback address than the one that tests listen on at first.

@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 
 use crate::admission::Trust;
 use crate::config::report::Report;
+use crate::config::settings::tls;
 use crate::config::tree::item_path;
 use crate::config::{Overrides, Settings, file};
 use crate::server::ListenerSettings;
+use crate::tls::ServerTlsSettings;
 
 /// The listeners and the admin address; no two of them overlap.
 pub(super) fn build(
@@ -18,7 +20,9 @@ pub(super) fn build(
 ) -> (Vec<ListenerSettings>, SocketAddr) {
     let default = Settings::default();
     let (listeners, mut origins) = match (overrides.listen, listen) {
-        (Some(address), _) => (vec![listener(address, None)], vec![Origin::Flag("--listen")]),
+        (Some(address), _) => {
+            (vec![ListenerSettings::plain(address, trust(address, None))], vec![Origin::Flag("--listen")])
+        }
         (None, Some(listeners)) => from_file(listeners, report),
         (None, None) => (default.listen, vec![Origin::Default("the default of `listen`")]),
     };
@@ -44,7 +48,13 @@ fn from_file(list: Vec<Option<file::Listener>>, report: &mut Report<'_>) -> (Vec
         let path = item_path("listen", index);
         match item.address {
             Some(address) => {
-                listeners.push(listener(address.0, item.trust));
+                let tls = tls(item.tls, &format!("{path}.tls"), report);
+                listeners.push(ListenerSettings {
+                    address: address.0,
+                    trust: trust(address.0, item.trust),
+                    http2: item.http2.unwrap_or(tls.is_some()),
+                    tls,
+                });
                 origins.push(Origin::Key(format!("{path}.address")));
             }
             None => report.add(&path, "has no address; write `address: IP:PORT`"),
@@ -53,10 +63,18 @@ fn from_file(list: Vec<Option<file::Listener>>, report: &mut Report<'_>) -> (Vec
     (listeners, origins)
 }
 
-fn listener(address: SocketAddr, trust: Option<file::Trust>) -> ListenerSettings {
+fn trust(address: SocketAddr, file: Option<file::Trust>) -> Trust {
     let by_address = || address.ip().to_canonical().is_loopback();
-    let trusted = trust.map_or_else(by_address, |trust| matches!(trust, file::Trust::Trusted));
-    ListenerSettings { address, trust: if trusted { Trust::Trusted } else { Trust::Untrusted } }
+    let trusted = file.map_or_else(by_address, |trust| matches!(trust, file::Trust::Trusted));
+    if trusted { Trust::Trusted } else { Trust::Untrusted }
+}
+
+/// Nobody who writes `tls` means cleartext, so an empty one is no default.
+fn tls(file: Option<file::ServerTls>, path: &str, report: &mut Report<'_>) -> Option<ServerTlsSettings> {
+    if file.is_none() && report.is_written(path) {
+        report.add(path, "has no value; write `certificate` and `key` below it, or remove it");
+    }
+    tls::server(file?, path, report)
 }
 
 /// Who chose an address.

@@ -144,7 +144,7 @@ pub(crate) const PAUSE: Duration = Duration::from_millis(10);
 pub(crate) fn settings() -> Settings {
     let free: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
     Settings {
-        listen: vec![ListenerSettings { address: free, trust: Trust::Trusted }],
+        listen: vec![ListenerSettings::plain(free, Trust::Trusted)],
         admin: free,
         server: ServerSettings { workers: 1, ..ServerSettings::default() },
         state: None,

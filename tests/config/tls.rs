@@ -1,0 +1,106 @@
+//! Files of certificates: read with the configuration, refused at their key, noticed when they change.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use nexus_gateway::config::{Overrides, load, load_changed};
+use nexus_gateway::tls::{ClientAuth, KeyPair, Roots};
+use tempfile::tempdir;
+
+use crate::certificates::{Authority, For, Issued};
+use crate::{load_path, refusal, write};
+
+const LISTENER: &str = "tls: { certificate: FOLDER/tls.crt, key: FOLDER/tls.key, clients: { ca: FOLDER/ca.crt } }";
+
+/// A configuration of one listener with files of `issued` and the bundle `ca`, all in `folder`.
+fn files(folder: &Path, issued: &Issued, ca: &str, listener: &str) -> std::path::PathBuf {
+    write(folder, "tls.crt", &issued.chain);
+    write(folder, "tls.key", &issued.key);
+    write(folder, "ca.crt", ca);
+    let listener = listener.replace("FOLDER", folder.to_str().expect("a path of text"));
+    write(folder, "gateway.yaml", &format!("listen:\n  - address: 127.0.0.1:0\n    {listener}\n"))
+}
+
+#[test]
+fn a_listener_has_what_its_files_say() {
+    let (folder, authority) = (tempdir().unwrap(), Authority::new("authority"));
+    let issued = authority.issue(For { hosts: &["gateway.test"], ..For::default() });
+    let listener = load_path(&files(folder.path(), &issued, &authority.pem, LISTENER)).unwrap().listen.remove(0);
+    let tls = listener.tls.unwrap();
+    assert_eq!(tls.certificates, [KeyPair::read(&issued.chain, &issued.key).unwrap()]);
+    assert_eq!(tls.clients, ClientAuth::Required(Roots::read(&authority.pem).unwrap()));
+    assert!(tls.only_tls13 && listener.http2);
+
+    let more = LISTENER.replace("ca.crt }", "ca.crt, required: false }, min_version: \"1.2\"") + "\n    http2: false";
+    let listener = load_path(&files(folder.path(), &issued, &authority.pem, &more)).unwrap().listen.remove(0);
+    let tls = listener.tls.unwrap();
+    assert!(matches!(tls.clients, ClientAuth::Optional(_)));
+    assert!(!tls.only_tls13 && !listener.http2);
+}
+
+#[test]
+fn files_that_do_not_fit_are_refused_at_their_key() {
+    let authority = Authority::new("authority");
+    let good = authority.issue(For::default());
+    let other = authority.issue(For::default());
+    let encrypted =
+        good.key.replace("BEGIN PRIVATE", "BEGIN ENCRYPTED PRIVATE").replace("END PRIVATE", "END ENCRYPTED PRIVATE");
+    let garbled = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    let not_der = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for (chain, key, ca, expected) in [
+        (&*good.chain, &*other.key, &*authority.pem, "tls.key: `FOLDER/tls.key` is not the key of the certificate"),
+        (&good.chain, &good.chain, &authority.pem, "tls.key: `FOLDER/tls.key` has no PEM private key"),
+        (&good.chain, &encrypted, &authority.pem, "tls.key: `FOLDER/tls.key` is encrypted"),
+        (&good.chain, garbled, &authority.pem, "tls.key: `FOLDER/tls.key` has a private key that cannot be used"),
+        (&good.key, &good.key, &authority.pem, "tls.certificate: `FOLDER/tls.crt` has no PEM certificate"),
+        ("text", &good.key, &authority.pem, "tls.certificate: `FOLDER/tls.crt` has no PEM certificate"),
+        (not_der, &good.key, &authority.pem, "tls.certificate: `FOLDER/tls.crt` has a certificate that cannot be used"),
+        (&good.chain, &good.key, "", "tls.clients.ca: `FOLDER/ca.crt` has no PEM certificate"),
+        (&good.chain, &good.key, &good.chain, "tls.clients.ca: `FOLDER/ca.crt` has no certificate of an authority"),
+    ] {
+        let folder = tempdir().unwrap();
+        let issued = Issued { chain: chain.into(), key: key.into() };
+        let report = refusal(load_path(&files(folder.path(), &issued, ca, LISTENER)));
+        let report = report.replace(folder.path().to_str().unwrap(), "FOLDER");
+        let expected = format!("FOLDER/gateway.yaml:3: listen[0].{expected}");
+        assert!(report.starts_with(&expected) && report.lines().count() == 1, "{expected}: {report}");
+        let secrets = good.key.lines().chain(other.key.lines()).filter(|line| line.len() > 30);
+        assert!(secrets.into_iter().all(|line| !report.contains(line)), "a key is shown: {report}");
+    }
+}
+
+/// As the kubelet does it: `tls.crt` leads to `..data/tls.crt`, and `..data` is swapped from one folder to another.
+#[test]
+fn a_swapped_symlink_is_a_changed_configuration() {
+    let (folder, authority) = (tempdir().unwrap(), Authority::new("authority"));
+    let path = |name: &str| folder.path().join(name);
+    for name in ["..first", "..second"] {
+        fs::create_dir(path(name)).unwrap();
+        let issued = authority.issue(For::default());
+        write(&path(name), "tls.crt", &issued.chain);
+        write(&path(name), "tls.key", &issued.key);
+    }
+    symlink("..first", path("..data")).unwrap();
+    for name in ["tls.crt", "tls.key"] {
+        symlink(format!("..data/{name}"), path(name)).unwrap();
+    }
+    let listener = "listen: [{ address: '127.0.0.1:0', tls: { certificate: FOLDER/tls.crt, key: FOLDER/tls.key } }]";
+    let file = write(folder.path(), "gateway.yaml", &listener.replace("FOLDER", folder.path().to_str().unwrap()));
+
+    let overrides = Overrides::default();
+    let (inputs, first) = load(Some(&file), &overrides);
+    assert!(load_changed(Some(&file), &overrides, &inputs).is_none());
+    symlink("..second", path("..data_tmp")).unwrap();
+    fs::rename(path("..data_tmp"), path("..data")).unwrap();
+    let (inputs, second) = load_changed(Some(&file), &overrides, &inputs).unwrap();
+    assert_ne!(first.unwrap().listen, second.unwrap().listen);
+
+    // Halfway through a change that is not atomic, and at its end.
+    let issued = authority.issue(For::default());
+    write(&path("..second"), "tls.key", &issued.key);
+    let (inputs, half) = load_changed(Some(&file), &overrides, &inputs).unwrap();
+    assert!(refusal(half).contains("is not the key of the certificate"));
+    write(&path("..second"), "tls.crt", &issued.chain);
+    assert!(load_changed(Some(&file), &overrides, &inputs).unwrap().1.is_ok());
+}
