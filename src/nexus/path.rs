@@ -338,7 +338,8 @@ mod tests {
                 }
                 Ok(Route::HomeCallback) => prop_assert_eq!(raw, "/nexus/callback"),
                 Ok(Route::Operation(path)) => prop_assert_eq!(Path::parse(&raw), Ok(path)),
-                Err(why) => prop_assert_eq!(Path::parse(&raw), Err(why)),
+                // The reason may be another one: of a callback's path only a route knows what is wrong with it.
+                Err(_) => prop_assert!(Path::parse(&raw).is_err()),
             }
         }
 
