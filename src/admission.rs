@@ -1,9 +1,14 @@
-//! Who is asking. A later stage can only be reached with the [`Caller`] that this one hands out.
+//! Who is asking, and may they? A later stage can only be reached with the [`Caller`] and the
+//! [`Authorized`](authorize::Authorized) that this one hands out.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::tls::PeerCertificate;
+
+pub mod authorize;
+
+pub use authorize::{Authorization, AuthorizationSettings, Authorized};
 
 /// What callers of a listener are trusted with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +41,9 @@ impl Peer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Its name.
-    pub name: Box<str>,
+    pub name: Arc<str>,
     /// The Temporal namespace that it calls from, where that is known.
-    pub namespace: Option<Box<str>>,
+    pub namespace: Option<Arc<str>>,
     /// By what it is known.
     pub how: How,
 }

@@ -45,6 +45,8 @@ Examples:
       All errors of the file at once, each with its line.
   nexus-gateway resolve payments --config gateway.yaml
       Where the endpoint payments lives, who says so, and what holds for its requests.
+  nexus-gateway resolve payments --as orders --service Payments --operation quote --config gateway.yaml
+      Whether the caller orders may call that operation, and by which rule.
   nexus-gateway keys new
       A key for callbacks.keys, as a line of YAML.";
 
@@ -118,15 +120,22 @@ pub struct ResolveArgs {
     /// Sources.
     #[command(flatten)]
     pub source: SourceArgs,
-    /// Name a service, for policies that depend on it.
+    /// Name a service, for policies and rules that depend on it.
     #[arg(long, default_value = "")]
     pub service: String,
-    /// Name an operation, for policies that depend on it.
+    /// Name an operation, for policies and rules that depend on it.
     #[arg(long, default_value = "")]
     pub operation: String,
     /// Name a caller by the address that it connects from, for policies that depend on it.
     #[arg(long, value_name = "IP")]
     pub caller: Option<IpAddr>,
+    /// Say whether this caller may call it, by which rule, and why the others do not fit; `anonymous`: one that shows no
+    /// credential.
+    #[arg(long = "as", value_name = "CALLER")]
+    pub who: Option<String>,
+    /// The namespace that this caller calls from.
+    #[arg(long, value_name = "NAMESPACE", requires = "who")]
+    pub as_namespace: Option<String>,
 }
 
 impl RunArgs {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use crate::admission::Trust;
+use crate::admission::{AuthorizationSettings, Trust};
 use crate::callback::CallbackSettings;
 use crate::credentials::Outward;
 use crate::park::ParkingSettings;
@@ -60,6 +60,8 @@ pub struct Settings {
     pub endpoints: Vec<Definition>,
     /// How the external targets of `endpoints` are met, by the endpoint's name; as by default where none is here.
     pub externals: BTreeMap<Box<str>, Outward>,
+    /// Who may call what, where the file says so. Each rule can fit somebody.
+    pub authorization: Option<AuthorizationSettings>,
     /// Policies in file order; each sets something, and no two set the same for the same selector.
     pub policies: Vec<PolicyRule>,
     /// Completions on their way back. The ids of the keys are unique, and so are their secrets; the home cluster is among
@@ -87,6 +89,7 @@ impl Default for Settings {
             clusters: Vec::new(),
             endpoints: Vec::new(),
             externals: BTreeMap::new(),
+            authorization: None,
             policies: Vec::new(),
             callbacks: CallbackSettings::default(),
             upstream: UpstreamSettings::default(),

@@ -7,7 +7,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use nexus_gateway::cli::{Cli, Command, KeysCommand, ResolveArgs, RunArgs, exit};
 use nexus_gateway::config::{self, Problem, Settings};
-use nexus_gateway::resolve::{Question, Resolved, resolve};
+use nexus_gateway::resolve::{Question, Resolved, asker, resolve};
 use nexus_gateway::run::{Drained, Running};
 use nexus_gateway::telemetry::{LogFormat, LogSettings};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -124,7 +124,12 @@ async fn explain(args: &ResolveArgs) -> ExitCode {
         Ok(settings) => settings,
         Err(problems) => return refuse(&problems),
     };
-    let question = Question { service: &args.service, operation: &args.operation, caller: args.caller };
+    let question = Question {
+        service: &args.service,
+        operation: &args.operation,
+        caller: args.caller,
+        who: args.who.as_deref().map(|name| asker(name, args.as_namespace.as_deref())),
+    };
     match resolve(settings, &args.name, question).await {
         Resolved::Found(text) => {
             print!("{text}");

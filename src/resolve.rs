@@ -4,13 +4,17 @@ use std::fmt::{Display, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::admission::authorize::Who;
 use crate::config::Settings;
 use crate::gates::Gates;
 use crate::registry::{CONFIGURATION, LookUp, Registry};
 use crate::route::{Decided, Decision, Endpoint, Plan, Router, Table};
 use crate::telemetry::Telemetry;
 
+mod authorization;
 mod limits;
+
+pub use authorization::asker;
 
 /// What there is to say of a name.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub struct Question<'a> {
     pub operation: &'a str,
     /// Address of the caller; none: one that no rule names.
     pub caller: Option<IpAddr>,
+    /// The caller that rules are asked about; none: rules are not asked.
+    pub who: Option<Who<'a>>,
 }
 
 /// Asks the sources of `settings` for `name`.
@@ -48,7 +54,7 @@ pub async fn resolve(settings: Settings, name: &str, question: Question<'_>) -> 
         upstream,
         settings.redis.clone(),
     ));
-    registry.configure(&settings.clusters, settings.endpoints);
+    registry.configure(&settings.clusters, settings.endpoints.clone());
 
     // Also where the configuration has the name: a cluster may have it, too.
     let looked_up = registry.look_up(name).await;
@@ -56,6 +62,7 @@ pub async fn resolve(settings: Settings, name: &str, question: Question<'_>) -> 
     match (router.find(name), looked_up) {
         (Some(endpoint), looked_up) => {
             let mut text = describe(&table, &endpoint, question, can_relay);
+            authorization::explain(&mut text, &settings, endpoint.name(), question);
             if let LookUp::Unavailable(why) = looked_up {
                 line(&mut text, "warning", format!("not every source could be asked: {why}"));
             }
@@ -95,7 +102,7 @@ fn describe(table: &Table, endpoint: &Endpoint, question: Question<'_>, can_rela
     let addresses = if addresses.is_empty() { endpoint.upstream().name().to_owned() } else { addresses.join(", ") };
     line(&mut text, "goes to", format!("{}{{service}}/{{operation}} at {addresses}", endpoint.prefix()));
 
-    let Question { service, operation, caller } = question;
+    let Question { service, operation, caller, .. } = question;
     let policies = table.policies();
     let decision = policies.explain(endpoint.name(), service, operation, caller);
     decisions(&mut text, &decision);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 const ARROWS: [(&str, &[&str]); 23] = [
     ("main", &["cli", "config", "resolve", "run", "telemetry"]),
     ("cli", &["config"]),
-    ("resolve", &["config", "gates", "registry", "resilience", "route", "telemetry"]),
+    ("resolve", &["admission", "config", "gates", "registry", "resilience", "route", "telemetry"]),
     ("run", &["admin", "callback", "config", "gates", "gateway", "park", "registry", "route", "server", "telemetry"]),
     (
         "config",

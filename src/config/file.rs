@@ -12,11 +12,13 @@ use super::value::{
     Store, Time, Url,
 };
 
+mod authorization;
 mod callbacks;
 mod park;
 mod policy;
 mod tls;
 
+pub(super) use authorization::{AllowCompletions, AllowRule, Authorization, Names};
 pub(super) use callbacks::{AllowKeys, Callbacks, SealKey};
 pub(super) use park::{End, Park, Parking};
 pub(super) use policy::{
@@ -38,6 +40,9 @@ pub(super) struct File {
     pub(super) clusters: Option<Named<Cluster>>,
     /// Endpoints defined here; they win over discovered ones of the same name.
     pub(super) endpoints: Option<Named<Endpoint>>,
+    /// Which callers may call what. Left out: everybody may call everything, unless callers are authenticated; then
+    /// nobody may call anything.
+    pub(super) authorization: Option<Authorization>,
     /// What holds for which requests: first match wins per setting, most specific selector first.
     pub(super) policies: Option<Vec<Option<Policy>>>,
     /// Completions of asynchronous operations on their way back to their callers. Left out: they do not go through the

@@ -2,15 +2,45 @@
 
 use super::Settings;
 use super::problem::quoted_list;
+use crate::admission::authorize::{ANONYMOUS, Pattern, Rule};
 use crate::route::Toggle;
 
 /// What `check` says of settings that are right, one line each.
 pub fn notes(settings: &Settings) -> Vec<String> {
-    if settings.policies.iter().any(|rule| matches!(rule.park, Some(Toggle::On(_)))) {
-        of_parking(settings)
-    } else {
-        Vec::new()
+    let parks = settings.policies.iter().any(|rule| matches!(rule.park, Some(Toggle::On(_))));
+    let parking = if parks { of_parking(settings) } else { Vec::new() };
+    parking.into_iter().chain(of_authorization(settings)).collect()
+}
+
+/// Rules that let nobody in, though they are right.
+fn of_authorization(settings: &Settings) -> Vec<String> {
+    let Some(authorization) = &settings.authorization else { return Vec::new() };
+    if authorization.rules.is_empty() {
+        return vec!["nobody may call anything: `authorization` has no `rules`".into()];
     }
+    let mut notes = Vec::new();
+    let is_anonymous = |names: &Vec<Pattern>| names.iter().any(|name| name.exact() == Some(ANONYMOUS));
+    if authorization.rules.iter().any(|rule| !rule.callers.names.as_ref().is_some_and(is_anonymous)) {
+        notes.push("callers are not authenticated, so all are `anonymous`: only rules that list that can fit".into());
+    }
+    // What a cluster's registry has is not known here.
+    if settings.clusters.iter().all(|cluster| cluster.discover.is_none()) {
+        notes.extend(without_endpoint(settings, &authorization.rules));
+    }
+    notes
+}
+
+fn without_endpoint(settings: &Settings, rules: &[Rule]) -> Vec<String> {
+    let is_defined = |name: &str| settings.endpoints.iter().any(|endpoint| *endpoint.name == *name);
+    let exact = |rule: &Rule| -> Vec<String> {
+        let endpoints = rule.endpoints.iter().flatten().filter_map(Pattern::exact);
+        endpoints.filter(|name| !is_defined(name)).map(ToOwned::to_owned).collect()
+    };
+    let note = |(index, names): (usize, Vec<String>)| {
+        let names = quoted_list(names.iter().map(String::as_str));
+        format!("`authorization.rules[{index}]` is for {names}, which `endpoints` does not define")
+    };
+    rules.iter().map(exact).enumerate().filter(|(_, names)| !names.is_empty()).map(note).collect()
 }
 
 /// Which callers parking is for: a start is parked only if its completion may be sent to its callback.

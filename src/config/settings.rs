@@ -18,6 +18,7 @@ use crate::telemetry::{self, LogSettings};
 use crate::upstream::UpstreamSettings;
 
 mod addresses;
+mod authorization;
 mod callbacks;
 mod park;
 mod policies;
@@ -38,6 +39,7 @@ pub(super) fn build(
     let (listen, admin) = addresses::build(file.listen, file.admin, overrides, &mut report);
     let clusters = targets::clusters(file.clusters, &overrides.clusters, &mut report);
     let endpoints = targets::endpoints(file.endpoints, &clusters, &mut report);
+    let authorization = authorization::build(file.authorization, &mut report);
     let policies = policies::build(file.policies, &mut report);
     let has_store = file.redis.is_some() || report.is_known_bad("redis");
     if !has_store {
@@ -79,6 +81,7 @@ pub(super) fn build(
         endpoints,
         externals: BTreeMap::new(),
         clusters,
+        authorization,
         policies,
         callbacks,
         upstream: upstream(file.upstream.unwrap_or_default()),

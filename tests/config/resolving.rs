@@ -16,7 +16,7 @@ policies: [{ timeout: 5s, breaker: {} }, { match: { caller: 10.0.0.7 }, breaker:
     )
     .unwrap();
     let ask = async |caller| {
-        let question = Question { service: "S", operation: "o", caller };
+        let question = Question { service: "S", operation: "o", caller, who: None };
         let Resolved::Found(text) = resolve(settings.clone(), "pay", question).await else { panic!("not found") };
         text
     };
@@ -50,7 +50,7 @@ async fn how_completions_come_back_is_told() {
         ),
     ] {
         let settings = load_text(&format!("{ends}\n{text}")).unwrap();
-        let question = Question { service: "S", operation: "o", caller: None };
+        let question = Question { service: "S", operation: "o", caller: None, who: None };
         let Resolved::Found(said) = resolve(settings, "pay", question).await else { panic!("not found") };
         for line in [format!("callbacks          {callbacks}\n"), format!("sticky             {sticky}\n")] {
             assert!(said.contains(&line), "{line} in {said}");
@@ -73,7 +73,7 @@ policies:
     )
     .unwrap();
     let ask = async |settings: Settings, service| {
-        let question = Question { service, operation: "o", caller: None };
+        let question = Question { service, operation: "o", caller: None, who: None };
         let Resolved::Found(said) = resolve(settings, "pay", question).await else { panic!("not found") };
         said
     };

@@ -82,6 +82,7 @@ fn the_full_file_shows_the_defaults() {
     default.callbacks.public_url = settings.callbacks.public_url.clone();
     default.callbacks.allow = settings.callbacks.allow.clone();
     default.callbacks.home = settings.callbacks.home.clone();
+    default.authorization = settings.authorization.clone();
     default.log.access_log = settings.log.access_log.clone();
     (default.clusters, default.endpoints, default.policies) =
         (settings.clusters.clone(), settings.endpoints.clone(), settings.policies.clone());

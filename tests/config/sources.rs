@@ -6,7 +6,8 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
-use nexus_gateway::admission::Trust;
+use nexus_gateway::admission::authorize::{Callers, Pattern, Rule};
+use nexus_gateway::admission::{AuthorizationSettings, Trust};
 use nexus_gateway::callback::CallbackSettings;
 use nexus_gateway::callback::destination::Allowed;
 use nexus_gateway::callback::seal::Key;
@@ -102,12 +103,17 @@ upstream:
   { connect_timeout: 15s, idle_timeout: 16s, max_idle: 17, resolve_every: 18s, slow_start: 41s, probe_every: 42s,
     eject_after: 43, eject_for: 44s, panic_threshold: 45% }
 redis: { url: 'redis://:secret@a:46/47', timeout: 4.8s }
+authorization:
+  rules: [{ callers: [c54], namespaces: [n55], endpoints: [e56], services: [s57], operations: [o58] }]
+  completions: { callers: [c59], namespaces: [n60] }
+  tell_forbidden: true
 park: { store: 'postgres://g:secret@i:51/j', max: 9000052, max_bytes: 53GiB }
 state: { directory: /nineteen }
 log: { level: debug, format: json, access_log: /twenty }",
     );
     let (seconds, millis) = (Duration::from_secs, Duration::from_millis);
     let url = |text| BaseUrl::parse(text).unwrap();
+    let names = |text| Some(vec![Pattern::new(text).unwrap()]);
     let expected = Settings {
         listen: vec![
             ListenerSettings::plain("127.0.0.1:1".parse().unwrap(), Trust::Untrusted),
@@ -135,6 +141,16 @@ log: { level: debug, format: json, access_log: /twenty }",
             target: Target::External { url: url("http://b:11/y") },
         }],
         externals: std::collections::BTreeMap::new(),
+        authorization: Some(AuthorizationSettings {
+            rules: vec![Rule {
+                callers: Callers { names: names("c54"), namespaces: names("n55") },
+                endpoints: names("e56"),
+                services: names("s57"),
+                operations: names("o58"),
+            }],
+            completions: Some(Callers { names: names("c59"), namespaces: names("n60") }),
+            tell_forbidden: true,
+        }),
         policies: vec![every_setting_of_a_policy()],
         callbacks: every_setting_of_callbacks(),
         upstream: UpstreamSettings {
