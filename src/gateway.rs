@@ -7,14 +7,14 @@
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
 use tokio::time::{Instant, timeout_at};
 
-use crate::admission::{Caller, Peer};
+use crate::admission::{Authorization, Caller, Peer};
 use crate::body::{Body, Broken, OnEnd};
 use crate::callback::Completions;
 use crate::gates::concurrency::{Permit, Refused};
@@ -30,6 +30,7 @@ use crate::route::{Endpoint, Governed, Policy, Router};
 use crate::telemetry::{Record, Stage, Telemetry, waited_at};
 use crate::upstream::{Crossing, Outgoing};
 
+mod admit;
 mod attempts;
 mod callbacks;
 mod completion;
@@ -39,6 +40,7 @@ mod parking;
 mod reading;
 mod trial;
 
+use admit::unknown;
 use attempts::{Journey, urgency};
 use callbacks::{about, leaves_home};
 use completion::completion_route;
@@ -53,6 +55,7 @@ pub struct Gateway {
     registry: Arc<Registry>,
     telemetry: Arc<Telemetry>,
     gates: Arc<Gates>,
+    authorization: ArcSwap<Authorization>,
     completions: ArcSwapOption<Completions>,
     park: ArcSwapOption<Park>,
 }
@@ -92,7 +95,8 @@ impl OnEnd for Holding {
 impl Gateway {
     /// A gateway over these parts.
     pub fn new(router: Arc<Router>, registry: Arc<Registry>, telemetry: Arc<Telemetry>, gates: Arc<Gates>) -> Self {
-        Self { router, registry, telemetry, gates, completions: ArcSwapOption::empty(), park: ArcSwapOption::empty() }
+        let (authorization, completions, park) = (ArcSwap::default(), ArcSwapOption::empty(), ArcSwapOption::empty());
+        Self { router, registry, telemetry, gates, authorization, completions, park }
     }
 
     /// From now on completions go so.
@@ -136,7 +140,9 @@ impl Gateway {
         }
         let mut call = Call::read(&head)?;
         visit.record.asked(call.path.method);
+        self.let_in(visit)?;
         let mut endpoint = self.find(visit, &head, &call).await?;
+        let authorized = self.authorize(visit, &endpoint, &head, &call)?;
         visit.by_name =
             decode(&head.uri.path()[call.path.endpoint.clone()]).is_some_and(|name| name == endpoint.name());
         let operation = endpoint.operation(call.path.key(head.uri.path()));
@@ -172,7 +178,8 @@ impl Gateway {
             None => false,
         };
         let parks = parking.as_ref().map(|parking| parking.rule.on);
-        let journey = Journey { call: &call, endpoint: &endpoint, operation: &operation, governed, deadline, parks };
+        let (endpoint, operation) = (&endpoint, &operation);
+        let journey = Journey { _authorized: authorized, call: &call, endpoint, operation, governed, deadline, parks };
         let (answer, outcome) = match parking {
             None => self.get_through(visit, &journey, &mut request).await?,
             Some(parking) => {
@@ -182,7 +189,7 @@ impl Gateway {
         };
         match sealing {
             Some(relay) if sealed && outcome == Outcome::Started => {
-                Ok((relay.wrap_started(answer, about(&endpoint, &key, sticky)), outcome))
+                Ok((relay.wrap_started(answer, about(endpoint, &key, sticky)), outcome))
             }
             _ => Ok((answer, outcome)),
         }
@@ -202,6 +209,7 @@ impl Gateway {
         if let Some(endpoint) = self.router.find(&name) {
             return Ok(endpoint);
         }
+        self.may_know(visit, &name)?;
         let allowed = self.router.default_policy(visit.caller.peer().ip()).timeout;
         let deadline = Deadline::new(visit.record.started(), call.timeout, allowed);
         let unavailable = |why: &str| {
@@ -213,9 +221,7 @@ impl Gateway {
             Err(_) => Err(unavailable("no answer before the request's deadline")),
             Ok(LookUp::Unavailable(why)) => Err(unavailable(&why)),
             Ok(LookUp::Found) => self.router.find(&name).ok_or_else(|| unavailable("it changed a moment ago")),
-            Ok(LookUp::Absent) => {
-                Err(Failure::new(Reason::UnknownEndpoint, format!("no Nexus endpoint is named {name:?}")))
-            }
+            Ok(LookUp::Absent) => Err(unknown(&name)),
         }
     }
 

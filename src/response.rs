@@ -27,7 +27,13 @@ const ONE_PIECE: usize = 64 << 10;
 /// Why the gateway itself failed a request; the value of the `nexus-gateway-failure` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// No endpoint has this name, and every source says so.
+    /// No credential, or none that is valid, where one is needed.
+    Unauthenticated,
+    /// The caller may know of the endpoint, but not call that operation.
+    Forbidden,
+    /// The caller may not send completions as long as the rules are what they are.
+    CompletionForbidden,
+    /// No endpoint has this name, and every source says so; or the caller must not know of it.
     UnknownEndpoint,
     /// No endpoint of this name is known, and a source could not be asked.
     RegistryUnavailable,
@@ -97,7 +103,10 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 36] = [
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::CompletionForbidden,
         Self::UnknownEndpoint,
         Self::RegistryUnavailable,
         Self::UnknownRoute,
@@ -150,6 +159,9 @@ impl Reason {
 
     fn row(self) -> (&'static str, ErrorType, bool) {
         match self {
+            Self::Unauthenticated => ("unauthenticated", ErrorType::Unauthenticated, false),
+            Self::Forbidden => ("forbidden", ErrorType::Unauthorized, false),
+            Self::CompletionForbidden => ("completion_forbidden", ErrorType::Unavailable, true),
             Self::UnknownEndpoint => ("unknown_endpoint", ErrorType::NotFound, false),
             Self::RegistryUnavailable => ("registry_unavailable", ErrorType::Unavailable, true),
             Self::UnknownRoute => ("unknown_route", ErrorType::NotFound, false),

@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::admin::Admin;
+use crate::admission::Authorization;
 use crate::callback::destination::{Allowed, Destinations};
 use crate::callback::seal::{Key, Keyring};
 use crate::callback::{Callbacks, Completions, keys};
@@ -170,6 +171,8 @@ impl Running {
         if let Some(completions) = completions {
             self.gateway.complete_by(completions);
         }
+        let authorization = settings.authorization.as_ref();
+        self.gateway.authorize_by(Authorization::new(authorization, false));
         // Before the table, whose new operations look for their gates.
         self.gates.configure(&settings.server.process, settings.redis.as_ref());
         let (policies, upstream) = (settings.policies.clone(), settings.upstream.clone());

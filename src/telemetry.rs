@@ -27,7 +27,7 @@ use operations::Interned;
 pub use operations::{EndpointMetrics, MethodLabel, OperationMetrics};
 pub use parking::ParkMetrics;
 pub use record::Record;
-pub use stage::{Stage, Withheld, waited_at};
+pub use stage::{Decision, Stage, Withheld, waited_at};
 
 /// Upper bounds of the latency buckets in seconds: from a local hop to beyond a caller's 10 s.
 const LATENCY: [f64; 14] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -83,6 +83,7 @@ pub struct Telemetry {
     handler_errors: IntCounterVec,
     retries: IntCounterVec,
     retries_withheld: IntCounterVec,
+    authorizations: [IntCounter; Decision::ALL.len()],
     waits: [Histogram; Stage::ALL.len()],
     waiting: [IntGauge; Stage::ALL.len()],
     breaker_transitions: IntCounterVec,
@@ -207,6 +208,7 @@ impl Telemetry {
                 "Attempts that a policy would have made again but for its budget or the deadline.",
                 &["endpoint", "why"],
             ),
+            authorizations: authorizations(&make),
             waits: waits(&make),
             waiting: waiting(&make),
             breaker_transitions: make.counters(
@@ -282,6 +284,11 @@ impl Telemetry {
     /// Counts a request that a setting refused.
     fn count_refusal(&self, rule: &str, reason: Reason) {
         self.refusals.with_label_values(&[rule, reason.name()]).inc();
+    }
+
+    /// Counts what rules decided on a request.
+    pub fn decided(&self, decision: Decision) {
+        self.authorizations[decision as usize].inc();
     }
 
     /// Counts a start whose callback was sealed.
@@ -416,6 +423,12 @@ impl Scraped {
 }
 
 /// By stage: one histogram for each, so that none is looked up per request.
+fn authorizations(make: &Maker) -> [IntCounter; Decision::ALL.len()] {
+    let help = "Decisions on whether a caller may do what it asks for, where rules decide.";
+    let vec = make.counters("authorizations_total", help, &["decision"]);
+    Decision::ALL.map(|decision| vec.with_label_values(&[decision.name()]))
+}
+
 fn waits(make: &Maker) -> [Histogram; Stage::ALL.len()] {
     let help = "Time that requests waited, of those that did, by the stage at which they waited.";
     let vec = make.histograms("wait_seconds", help, &["stage"]);

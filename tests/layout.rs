@@ -8,7 +8,22 @@ const ARROWS: [(&str, &[&str]); 23] = [
     ("main", &["cli", "config", "resolve", "run", "telemetry"]),
     ("cli", &["config"]),
     ("resolve", &["admission", "config", "gates", "registry", "resilience", "route", "telemetry"]),
-    ("run", &["admin", "callback", "config", "gates", "gateway", "park", "registry", "route", "server", "telemetry"]),
+    (
+        "run",
+        &[
+            "admin",
+            "admission",
+            "callback",
+            "config",
+            "gates",
+            "gateway",
+            "park",
+            "registry",
+            "route",
+            "server",
+            "telemetry",
+        ],
+    ),
     (
         "config",
         &[

@@ -101,8 +101,8 @@ pub struct Authorized {
 }
 
 impl Authorized {
-    /// For what was decided on before, when it was kept to be sent later.
-    pub fn earlier() -> Self {
+    /// Where no rules decide, and for what was decided on before it was kept to be sent later.
+    pub fn by_nobody() -> Self {
         Self { rule: None }
     }
 
@@ -141,7 +141,7 @@ pub struct Authorization {
 
 #[derive(Clone, Debug)]
 struct Rules {
-    rules: Box<[(Rule, Arc<str>)]>,
+    named: Box<[(Rule, Arc<str>)]>,
     completions: Option<(Callers, Arc<str>)>,
     tell_forbidden: bool,
     any_anonymous: bool,
@@ -171,7 +171,7 @@ impl Authorization {
     pub fn shows(&self, who: Who<'_>, endpoint: &str) -> Result<(), Denied> {
         self.admits(who)?;
         match &self.rules {
-            Some(rules) if !rules.rules.iter().any(|(rule, _)| rule.shows(who, endpoint)) => {
+            Some(rules) if !rules.named.iter().any(|(rule, _)| rule.shows(who, endpoint)) => {
                 Err(if rules.tell_forbidden { Denied::Forbidden } else { Denied::Hidden })
             }
             _ => Ok(()),
@@ -181,7 +181,7 @@ impl Authorization {
     /// Whether the caller may call the operation.
     pub fn decide(&self, who: Who<'_>, asked: Asked<'_>) -> Result<Authorized, Denied> {
         let Some(rules) = &self.rules else { return Ok(Authorized { rule: None }) };
-        match rules.rules.iter().find(|(rule, _)| rule.misfit(who, asked).is_none()) {
+        match rules.named.iter().find(|(rule, _)| rule.misfit(who, asked).is_none()) {
             Some((_, name)) => Ok(Authorized { rule: Some(Arc::clone(name)) }),
             None => self.shows(who, asked.endpoint).and(Err(Denied::Forbidden)),
         }
@@ -204,7 +204,7 @@ impl Rules {
         let name = |(index, rule): (usize, &Rule)| (rule.clone(), format!("authorization.rules[{index}]").into());
         let completions = settings.completions.clone();
         Self {
-            rules: settings.rules.iter().enumerate().map(name).collect(),
+            named: settings.rules.iter().enumerate().map(name).collect(),
             completions: completions.map(|callers| (callers, "authorization.completions".into())),
             tell_forbidden: settings.tell_forbidden,
             any_anonymous: settings.rules.iter().any(|rule| rule.callers.misfit(NOBODY).is_none()),
@@ -220,16 +220,16 @@ impl Rule {
     pub fn misfit(&self, who: Who<'_>, asked: Asked<'_>) -> Option<Part> {
         self.callers.misfit(who).or_else(|| {
             let parts = [
-                (&self.endpoints, asked.endpoint, Part::Endpoint),
-                (&self.services, asked.service, Part::Service),
-                (&self.operations, asked.operation, Part::Operation),
+                (self.endpoints.as_ref(), asked.endpoint, Part::Endpoint),
+                (self.services.as_ref(), asked.service, Part::Service),
+                (self.operations.as_ref(), asked.operation, Part::Operation),
             ];
             parts.into_iter().find_map(|(patterns, name, part)| (!fits(patterns, name)).then_some(part))
         })
     }
 
     fn shows(&self, who: Who<'_>, endpoint: &str) -> bool {
-        self.callers.misfit(who).is_none() && fits(&self.endpoints, endpoint)
+        self.callers.misfit(who).is_none() && fits(self.endpoints.as_ref(), endpoint)
     }
 }
 
@@ -258,8 +258,8 @@ fn is_anonymous(pattern: &Pattern) -> bool {
     pattern.exact() == Some(ANONYMOUS)
 }
 
-fn fits(patterns: &Option<Vec<Pattern>>, name: &str) -> bool {
-    patterns.as_ref().is_none_or(|patterns| any(patterns, name))
+fn fits(patterns: Option<&Vec<Pattern>>, name: &str) -> bool {
+    patterns.is_none_or(|patterns| any(patterns, name))
 }
 
 fn any(patterns: &[Pattern], name: &str) -> bool {

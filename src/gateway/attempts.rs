@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::judge::{Judgement, Shaped};
 use super::trial::Trial;
 use super::{Gateway, Visit, asked, crossing, late};
+use crate::admission::Authorized;
 use crate::gates::breaker::{self, Pass};
 use crate::gates::concurrency::{self, Permit};
 use crate::nexus::{Call, Method};
@@ -26,6 +27,8 @@ use crate::upstream::{Exchange, Outgoing};
 
 /// One request on its way to its target.
 pub(super) struct Journey<'a> {
+    /// That its caller may go it.
+    pub(super) _authorized: Authorized,
     pub(super) call: &'a Call,
     pub(super) endpoint: &'a Arc<Endpoint>,
     pub(super) operation: &'a Operation,
@@ -207,7 +210,12 @@ impl Gateway {
         // The look-up took its time.
         let in_time = Instant::now() <= deadline.last_start();
         match self.router.find(endpoint.name()).filter(|_| in_time) {
-            Some(now) if now.entry().source == endpoint.entry().source && now.prefix() != endpoint.prefix() => {
+            // What the caller may call was decided by the name.
+            Some(now)
+                if now.name() == endpoint.name()
+                    && now.entry().source == endpoint.entry().source
+                    && now.prefix() != endpoint.prefix() =>
+            {
                 request.redirect(crossing(&now, &visit.caller));
                 Box::pin(send(visit, call, &now, request, Instant::now(), deadline, sent)).await
             }

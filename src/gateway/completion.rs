@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use super::judge::Shaped;
 use super::reading::read_request;
 use super::{Gateway, Visit, late};
+use crate::admission::authorize::Completion;
 use crate::body::Content;
 use crate::callback::destination::{Destination, Forbidden};
 use crate::callback::parked::{is_parked, parked_id_of};
@@ -60,6 +61,7 @@ impl Gateway {
         let Some((completions, relay)) = completions.as_ref().and_then(|all| Some((all, all.relay.as_ref()?))) else {
             return Err(relays_nothing());
         };
+        self.authorize_completion(visit, Completion::Sealed)?;
         let policy = self.router.default_policy(visit.caller.ip());
         let home = relay.open_completion(sealed, &mut head.headers).map_err(unopened)?;
         self.describe_completion(visit, &home.origin);
@@ -116,6 +118,7 @@ impl Gateway {
             let message = "this gateway passes no completions on: callbacks.home is not set";
             return Err(Failure::new(Reason::RelayOff, message));
         };
+        self.authorize_completion(visit, Completion::Home)?;
         let policy = self.router.default_policy(visit.caller.ip());
         let deadline = deadline(visit, &head, &policy)?;
         let (body, _held) = self.take_in(visit, &head, body, &policy, &deadline).await?;

@@ -15,7 +15,7 @@ use super::attempts::Journey;
 use super::judge::Shaped;
 use super::parking::{reason_of, since};
 use super::{Gateway, Visit, crossing, outgoing};
-use crate::admission::Caller;
+use crate::admission::{Authorized, Caller};
 use crate::body::{Broken, Collected, Content, OnEnd, collect};
 use crate::callback::destination::Destination;
 use crate::callback::parked::{KeptCompletion, KeptStart};
@@ -268,7 +268,9 @@ impl Relaying<'_> {
         let request = Outgoing::again(&start.tail, headers, start.body.clone(), crossing(endpoint, &visit.caller));
         let mut request = request.ok_or_else(|| Failure::new(Reason::BadPath, "the path cannot be forwarded"))?;
         let parks = Some(ParkOn::default());
-        let journey = Journey { call: &call, endpoint, operation: &operation, governed, deadline, parks };
+        // Who may call it was decided before it was parked, and the caller was told that it runs.
+        let (authorized, operation) = (Authorized::by_nobody(), &operation);
+        let journey = Journey { _authorized: authorized, call: &call, endpoint, operation, governed, deadline, parks };
         let ended = self.gateway.get_through(&mut visit, &journey, &mut request).await;
         read_whole(&mut visit.record, ended, governed.policy.max_response_body).await
     }
@@ -364,8 +366,9 @@ impl Relaying<'_> {
         visit.record.operation(&operation.metrics);
         let deadline = Deadline::new(visit.record.started(), None, governed.policy.timeout);
         let Ok(mut request) = outgoing(&mut visit, head, &call, &endpoint, Bytes::new()) else { return false };
+        let (authorized, endpoint, operation) = (Authorized::by_nobody(), &endpoint, &operation);
         let journey =
-            Journey { call: &call, endpoint: &endpoint, operation: &operation, governed, deadline, parks: None };
+            Journey { _authorized: authorized, call: &call, endpoint, operation, governed, deadline, parks: None };
         let ended = self.gateway.get_through(&mut visit, &journey, &mut request).await;
         match read_whole(&mut visit.record, ended, governed.policy.max_response_body).await {
             Ok((_, Outcome::HandlerError(answered))) => !answered.retryable,

@@ -77,6 +77,9 @@ pub struct Line {
     /// The setting that refused the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rule: Option<Arc<str>>,
+    /// The rule by which its caller may call it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) allowed_by: Option<Arc<str>>,
     pub(super) status: Option<u16>,
     pub(super) duration_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,6 +115,7 @@ impl Line {
             outcome: None,
             reason: None,
             rule: None,
+            allowed_by: None,
             status: None,
             duration_ms: 0.0,
             upstream_ms: None,

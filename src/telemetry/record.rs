@@ -123,6 +123,13 @@ impl Record {
         }
     }
 
+    /// The rule by which the caller may go, where rules decide.
+    pub fn allowed(&mut self, rule: Option<&Arc<str>>) {
+        if let Some(line) = &mut self.line {
+            line.allowed_by = rule.cloned();
+        }
+    }
+
     /// The request waited.
     pub fn waited(&mut self, waited: Duration) {
         self.waited += waited;

@@ -1,4 +1,4 @@
-//! Where a request can wait and how long it did, and why it was not sent again.
+//! What is decided on a request: whether it may go, where it waits and how long it did, why it was not sent again.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -41,6 +41,34 @@ impl Stage {
             Self::Breaker => "breaker",
             Self::Concurrency => "concurrency",
             Self::Backoff => "backoff",
+        }
+    }
+}
+
+/// What was decided on a request of a caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// A rule allows it.
+    Allowed,
+    /// No rule does.
+    Forbidden,
+    /// No rule does, and the caller is told that there is nothing.
+    Hidden,
+    /// The caller shows no credential, and no rule is for such.
+    Unauthenticated,
+}
+
+impl Decision {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Allowed, Self::Forbidden, Self::Hidden, Self::Unauthenticated];
+
+    /// The label's value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Forbidden => "forbidden",
+            Self::Hidden => "hidden",
+            Self::Unauthenticated => "unauthenticated",
         }
     }
 }

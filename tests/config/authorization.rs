@@ -16,7 +16,9 @@ authorization:
 async fn said(text: &str, who: Option<(&str, Option<&str>)>, service: &str, operation: &str) -> String {
     let who = who.map(|(name, namespace)| asker(name, namespace));
     let question = Question { service, operation, caller: None, who };
-    let Resolved::Found(said) = resolve(load_text(text).unwrap(), "pay", question).await else { panic!("not found") };
+    let Resolved::Found(said) = resolve(load_text(text).expect("it is right"), "pay", question).await else {
+        panic!("not found")
+    };
     said
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use nexus_gateway::admission::AuthorizationSettings;
+use nexus_gateway::admission::authorize::{Callers, Pattern, Rule};
 use nexus_gateway::config::Settings;
 use nexus_gateway::telemetry::{AccessLogTarget, LogSettings};
 use serde_json::Value;
@@ -64,6 +66,18 @@ async fn a_line_says_who_asked_for_what_and_what_came_of_it() {
     assert!(line["time"].as_str().is_some_and(|time| time.ends_with('Z')), "{line}");
     assert!(line["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1:")), "{line}");
     assert_eq!(line.get("reason"), None);
+}
+
+#[tokio::test]
+async fn a_line_names_the_rule_that_allows() {
+    let handler = Handler::answering(ok());
+    let callers = Callers { names: Pattern::new("anonymous").map(|name| vec![name]), namespaces: None };
+    let rules = vec![Rule::default(), Rule { callers, ..Rule::default() }];
+    let authorization = Some(AuthorizationSettings { rules, ..AuthorizationSettings::default() });
+    let (gateway, folder) = logging(Settings { authorization, ..leading_to(&handler) }).await;
+    gateway.call(&start("pay")).await;
+    let line = lines(&folder, 1).await.remove(0);
+    assert_eq!(line["allowed_by"], "authorization.rules[1]");
 }
 
 #[tokio::test]

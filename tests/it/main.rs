@@ -4,6 +4,7 @@ mod harness;
 
 mod access_log;
 mod answers;
+mod authorization;
 mod breakers;
 mod callbacks;
 mod command_line;
