@@ -5,7 +5,6 @@
 //! page for ever.
 
 use std::fmt::Display;
-use std::io::ErrorKind::{InvalidData, InvalidInput};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use tokio::time::Instant;
 use crate::body::{Collected, Content, collect};
 use crate::nexus::failure::{self, HandlerError, OPERATION_UNSUCCESSFUL};
 use crate::nexus::{ErrorType, Invalid, Method, headers};
-use crate::upstream::{Exchange, SendError};
+use crate::upstream::{Exchange, SendError, Torn};
 
 /// Answers up to this many bytes are read in one piece before their head goes out, so that one that breaks off
 /// becomes a failure instead of a torn answer.
@@ -368,7 +367,7 @@ async fn pass(answer: &HeaderMap, mut exchange: Exchange, asked: Asked) -> Resul
         return Err(too_large(asked.limit));
     }
     let bound = if length.is_some_and(|length| length > ONE_PIECE) { 0 } else { ONE_PIECE.min(asked.limit) };
-    match collect(&mut exchange, bound).await.map_err(|error| torn(&error))? {
+    match collect(&mut exchange, bound).await.map_err(torn)? {
         Collected::All(bytes) => Ok(Content::Whole(bytes)),
         Collected::More(begun) if begun.len() > asked.limit => Err(too_large(asked.limit)),
         Collected::More(begun) => Ok(Content::streamed(begun, exchange, asked.limit, asked.deadline)),
@@ -376,7 +375,7 @@ async fn pass(answer: &HeaderMap, mut exchange: Exchange, asked: Asked) -> Resul
 }
 
 async fn read_whole(mut exchange: Exchange, limit: usize) -> Result<Bytes, Failure> {
-    match collect(&mut exchange, limit).await.map_err(|error| torn(&error))? {
+    match collect(&mut exchange, limit).await.map_err(torn)? {
         Collected::All(bytes) => Ok(bytes),
         Collected::More(_) => Err(too_large(limit)),
     }
@@ -417,12 +416,11 @@ fn malformed(what: &str) -> Failure {
     Failure::new(Reason::UpstreamMalformed, format!("the upstream's answer is not a Nexus answer: {what}"))
 }
 
-fn torn(error: &hyper::Error) -> Failure {
-    let decoding = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
-    if error.is_parse() || decoding.is_some_and(|error| matches!(error.kind(), InvalidInput | InvalidData)) {
-        return malformed("its body is not well-formed HTTP");
+fn torn(torn: Torn) -> Failure {
+    match torn {
+        Torn::Malformed => malformed("its body is not well-formed HTTP"),
+        Torn::Lost => Failure::new(Reason::UpstreamReset, "the upstream closed the connection inside its answer"),
     }
-    Failure::new(Reason::UpstreamReset, "the upstream closed the connection inside its answer")
 }
 
 fn too_large(limit: usize) -> Failure {

@@ -4,6 +4,7 @@
 //! built beside it; what did not change is carried over with its connections, metrics and known operations.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,9 +16,10 @@ use crate::credentials::Outward;
 use crate::gates::Gates;
 use crate::nexus::BaseUrl;
 use crate::nexus::path::decode;
-use crate::registry::{ClusterSettings, Conflict, Entry, Snapshot, Target};
+use crate::registry::{ClusterSettings, Conflict, Definition, Entry, Snapshot, Target};
 use crate::resilience::rate_limit::StoreSettings;
 use crate::telemetry::{EndpointMetrics, OperationMetrics, Telemetry};
+use crate::tls::ClientTlsSettings;
 use crate::upstream::{Connect, Probe, Tcp, Upstream, UpstreamSettings};
 
 mod elsewhere;
@@ -97,8 +99,31 @@ pub struct Table {
 /// than the standard one, which withstands crafted keys, will do.
 type ByText<T> = HashMap<Box<str>, Arc<T>, foldhash::quality::RandomState>;
 
-/// What makes two upstreams the same: their addresses, and what is there.
-type UpstreamKey = (Arc<str>, Vec<BaseUrl>, Probe);
+/// What makes two upstreams the same: their addresses, what is there, and by which certificates both sides know each
+/// other. With another certificate it is another upstream, and requests in flight finish on the connections of the old
+/// one.
+#[derive(PartialEq, Eq)]
+struct UpstreamKey {
+    name: Arc<str>,
+    urls: Vec<BaseUrl>,
+    probe: Probe,
+    tls: ClientTlsSettings,
+}
+
+/// Without the certificates: there are few upstreams of one name.
+impl Hash for UpstreamKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.name, &self.urls, self.probe).hash(state);
+    }
+}
+
+impl UpstreamKey {
+    /// Certificates are of no account where no URL asks for them.
+    fn new(name: Arc<str>, urls: Vec<BaseUrl>, probe: Probe, outward: Option<&Outward>) -> Self {
+        let tls = outward.filter(|_| urls.iter().any(|url| url.tls)).map(|outward| outward.tls.clone());
+        Self { name, urls, probe, tls: tls.unwrap_or_default() }
+    }
+}
 
 /// An endpoint, ready for requests.
 pub struct Endpoint {
@@ -198,7 +223,7 @@ impl Router {
                 return Some(Arc::clone(endpoint));
             }
         }
-        let (key, prefix) = destination(&entry.definition.target, &new.plan)?;
+        let (key, prefix) = destination(&entry.definition, &new.plan)?;
         let reused = (old.plan.upstream == new.plan.upstream).then(|| old.upstreams.get(&key)).flatten();
         let upstream = new.upstreams.entry(key).or_insert_with_key(|key| match reused {
             Some(upstream) => Arc::clone(upstream),
@@ -215,22 +240,23 @@ impl Router {
         }))
     }
 
-    fn new_upstream(&self, (name, urls, probe): &UpstreamKey, plan: &Plan) -> Arc<Upstream> {
+    fn new_upstream(&self, key: &UpstreamKey, plan: &Plan) -> Arc<Upstream> {
         let _runtime = self.runtime.enter();
-        let connector = Arc::clone(&self.connector);
-        Upstream::new(Arc::clone(name), urls.clone(), *probe, plan.upstream.clone(), self.workers, connector)
+        let UpstreamKey { name, urls, probe, tls } = key;
+        let (settings, connector) = (plan.upstream.clone(), Arc::clone(&self.connector));
+        Upstream::new(Arc::clone(name), urls.clone(), *probe, settings, self.workers, connector, tls)
     }
 }
 
 /// The addresses of a target and the path before `{service}/{operation}`; none where the cluster is not configured.
-fn destination(target: &Target, plan: &Plan) -> Option<(UpstreamKey, String)> {
+fn destination(definition: &Definition, plan: &Plan) -> Option<(UpstreamKey, String)> {
     let cluster = |name: &Arc<str>| {
         let urls = plan.clusters.get(name)?.clone();
         let base = urls.first()?.path.clone();
-        Some(((Arc::clone(name), urls, Probe::SystemInfo), base))
+        Some((UpstreamKey::new(Arc::clone(name), urls, Probe::SystemInfo, plan.outward.get(name)), base))
     };
     let escape = |segment| utf8_percent_encode(segment, SEGMENT).to_string();
-    match target {
+    match &definition.target {
         Target::Dispatch { cluster: name, id, .. } => {
             let (key, base) = cluster(name)?;
             Some((key, format!("{base}/nexus/endpoints/{id}/services/")))
@@ -242,7 +268,9 @@ fn destination(target: &Target, plan: &Plan) -> Option<(UpstreamKey, String)> {
         }
         Target::External { url } => {
             let origin = BaseUrl { path: "".into(), ..url.clone() };
-            Some(((url.authority().into(), vec![origin], Probe::Connect), format!("{}/", url.path)))
+            let outward = plan.externals.get(&definition.name);
+            let key = UpstreamKey::new(url.authority().into(), vec![origin], Probe::Connect, outward);
+            Some((key, format!("{}/", url.path)))
         }
     }
 }
@@ -337,7 +365,7 @@ impl Endpoint {
     }
 
     fn upstream_key(&self) -> Option<UpstreamKey> {
-        destination(&self.entry.definition.target, &self.plan).map(|(key, _)| key)
+        destination(&self.entry.definition, &self.plan).map(|(key, _)| key)
     }
 }
 
@@ -345,7 +373,6 @@ impl Endpoint {
 mod tests {
     use super::*;
     use crate::gates::ProcessSettings;
-    use crate::registry::Definition;
 
     const ID: &str = "7c679e62-b5fe-4ebc-9ae3-f5b952778b7d";
 
@@ -415,6 +442,25 @@ mod tests {
         let after = router.find("pay").unwrap();
         assert_eq!(policy(&after).max_request_body, 5);
         assert!(Arc::ptr_eq(before.upstream(), after.upstream()));
+    }
+
+    #[tokio::test]
+    async fn another_certificate_makes_new_connections_only_where_it_is_used() {
+        let met = |name: &str| -> Outward {
+            let tls = ClientTlsSettings { server_name: Some(name.into()), ..ClientTlsSettings::default() };
+            Outward { tls }
+        };
+        let externals = |name: &str| BTreeMap::from([("safe".into(), met(name)), ("clear".into(), met(name))]);
+        let entries = || vec![external("safe", "https://h:1"), external("clear", "http://h:2"), dispatch("pay")];
+        let router = router(Vec::new());
+        let upstreams = |name: &str| {
+            router.configure(Plan { externals: externals(name), ..plan() });
+            router.apply(&Snapshot { by_name: entries(), ..Snapshot::default() });
+            ["safe", "clear", "pay"].map(|name| Arc::clone(router.find(name).unwrap().upstream()))
+        };
+        let (before, after) = (upstreams("a"), upstreams("b"));
+        let kept: Vec<_> = before.iter().zip(&after).map(|(before, after)| Arc::ptr_eq(before, after)).collect();
+        assert_eq!(kept, [false, true, true]);
     }
 
     #[tokio::test]

@@ -20,11 +20,13 @@ use crate::nexus::BaseUrl;
 use crate::resilience::Deadline;
 use crate::resilience::health::HealthSettings;
 pub use crate::resilience::health::{ByHand, State};
+use crate::tls::ClientTlsSettings;
 
 mod balancer;
 mod care;
-mod connection;
+mod dial;
 mod exchange;
+mod http1;
 mod pool;
 mod rewrite;
 mod stream;
@@ -32,9 +34,10 @@ mod stream;
 mod tests;
 
 use balancer::Balancer;
-use connection::Connection;
-pub use exchange::Exchange;
+use dial::Dialer;
 use exchange::Lease;
+pub use exchange::{Exchange, Torn};
+use http1::Connection;
 pub use pool::AddressStatus;
 use pool::{Address, Turn};
 pub use rewrite::Crossing;
@@ -46,7 +49,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 /// How connections to targets are made and kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamSettings {
-    /// Longest time for one TCP connect.
+    /// Longest time for one connect, TLS included.
     pub connect_timeout: Duration,
     /// Idle connections older than this are closed. Below the two minutes after which Temporal frontends close them.
     pub idle_timeout: Duration,
@@ -102,7 +105,7 @@ impl UpstreamSettings {
 /// A target's addresses and the connections to them.
 pub struct Upstream {
     settings: UpstreamSettings,
-    connector: Arc<dyn Connect>,
+    dialer: Arc<Dialer>,
     balancer: Arc<Balancer>,
     /// How the last look-up of the addresses went; none before the first.
     looked_up: watch::Sender<Option<Result<(), String>>>,
@@ -155,7 +158,8 @@ pub enum SendError {
 }
 
 impl Upstream {
-    /// An upstream named `name` in metrics and logs, at `urls`, with a shelf of connections for each of `workers`.
+    /// An upstream named `name` in metrics and logs, at `urls`, with a shelf of connections for each of `workers`. Those that
+    /// begin with `https` are met with `tls`.
     /// Tasks of the current runtime look after it until it is dropped.
     pub fn new(
         name: Arc<str>,
@@ -164,10 +168,12 @@ impl Upstream {
         settings: UpstreamSettings,
         workers: usize,
         connector: Arc<dyn Connect>,
+        tls: &ClientTlsSettings,
     ) -> Arc<Self> {
+        let dialer = Arc::new(Dialer::new(connector, &urls, tls));
         let balancer = Balancer::new(name, urls, probe, &settings, workers);
         let looked_up = watch::Sender::new(balancer.is_literal().then_some(Ok(())));
-        let upstream = Arc::new(Self { settings, connector, balancer, looked_up, counts: Counts::default() });
+        let upstream = Arc::new(Self { settings, dialer, balancer, looked_up, counts: Counts::default() });
         care::begin(&upstream);
         upstream
     }
@@ -311,7 +317,7 @@ impl Upstream {
         let (mut tried, mut failures) = (Vec::new(), Vec::new());
         loop {
             let (address, began) = (turn.address(), Instant::now());
-            let opened = Connection::open(&*self.connector, address.socket(), self.settings.connect_timeout).await;
+            let opened = self.dialer.dial(address, self.settings.connect_timeout).await;
             let now = Instant::now();
             let error = match opened {
                 Ok(connection) => {

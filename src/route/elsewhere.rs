@@ -37,10 +37,10 @@ impl Router {
             TargetRef::Parked { .. } => return None,
         };
         let table = self.table.load();
-        let (key, prefix) = destination(&target, &endpoint.plan)?;
-        let upstream = table.upstreams.get(&key).cloned().unwrap_or_else(|| self.new_upstream(&key, &endpoint.plan));
         let mut entry = endpoint.entry.clone();
         entry.definition.target = target;
+        let (key, prefix) = destination(&entry.definition, &endpoint.plan)?;
+        let upstream = table.upstreams.get(&key).cloned().unwrap_or_else(|| self.new_upstream(&key, &endpoint.plan));
         Some(Arc::new(Endpoint {
             prefix: prefix.into(),
             upstream,

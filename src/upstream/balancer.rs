@@ -178,7 +178,8 @@ impl Balancer {
             Probe::SystemInfo => format!("{}{SYSTEM_INFO}", url.path).parse::<Uri>().ok(),
             Probe::Connect => None,
         };
-        Address::new(socket, host, probe, self.workers, self.health, Weak::clone(&self.itself))
+        let tls_name = url.tls.then(|| url.host.clone());
+        Address::new(socket, host, tls_name, probe, self.workers, self.health, Weak::clone(&self.itself))
     }
 
     /// Chooses again, after an address's state changed.

@@ -12,9 +12,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::balancer::Balancer;
-use super::connection::Connection;
+use super::dial::Dialer;
+use super::http1::Connection;
 use super::pool::Address;
-use super::stream::Connect;
 use super::{Upstream, UpstreamSettings};
 use crate::resilience::health::{PROBE_TIMEOUT, Probed};
 
@@ -26,8 +26,8 @@ const SEARCH_EVERY: Duration = Duration::from_secs(1);
 /// Looks after `upstream` until it is dropped.
 pub(super) fn begin(upstream: &Arc<Upstream>) {
     tokio::spawn(keep_house(Arc::downgrade(upstream)));
-    let Upstream { balancer, connector, settings, .. } = &**upstream;
-    tokio::spawn(keep_probing(Arc::downgrade(balancer), Arc::clone(connector), settings.clone()));
+    let Upstream { balancer, dialer, settings, .. } = &**upstream;
+    tokio::spawn(keep_probing(Arc::downgrade(balancer), Arc::clone(dialer), settings.clone()));
 }
 
 /// Looks addresses up again and closes what is idle for too long.
@@ -75,14 +75,14 @@ async fn look_up(upstream: &Upstream) {
 }
 
 /// Probes each address when it wants it, and ends ejections. The probes under way end with this.
-async fn keep_probing(balancer: Weak<Balancer>, connector: Arc<dyn Connect>, settings: UpstreamSettings) {
+async fn keep_probing(balancer: Weak<Balancer>, dialer: Arc<Dialer>, settings: UpstreamSettings) {
     let Some(mut chosen) = balancer.upgrade().map(|balancer| balancer.chosen()) else { return };
     let mut probes = JoinSet::new();
     loop {
         chosen.mark_unchanged();
         let Some(next) = balancer.upgrade().map(|balancer| {
             let all = balancer.addresses();
-            let due = |address| take_care(address, all.len() < 2, &mut probes, &connector, &settings);
+            let due = |address| take_care(address, all.len() < 2, &mut probes, &dialer, &settings);
             all.iter().filter_map(due).min()
         }) else {
             return;
@@ -106,7 +106,7 @@ fn take_care(
     address: &Arc<Address>,
     is_alone: bool,
     probes: &mut JoinSet<()>,
-    connector: &Arc<dyn Connect>,
+    dialer: &Arc<Dialer>,
     settings: &UpstreamSettings,
 ) -> Option<Instant> {
     let now = Instant::now();
@@ -115,19 +115,19 @@ fn take_care(
     if health.next_probe(is_alone).is_some_and(|next| next <= now) {
         health.probing(now);
         let patience = PROBE_TIMEOUT.min(settings.connect_timeout);
-        probes.spawn(probe(Arc::clone(address), Arc::clone(connector), patience));
+        probes.spawn(probe(Arc::clone(address), Arc::clone(dialer), patience));
     }
     health.due(is_alone)
 }
 
 /// Finds out whether the address is well, and notes it.
-async fn probe(address: Arc<Address>, connector: Arc<dyn Connect>, patience: Duration) {
+async fn probe(address: Arc<Address>, dialer: Arc<Dialer>, patience: Duration) {
     let began = Instant::now();
     let note = |outcome: Probed<'_>| {
         let (now, is_alone) = (Instant::now(), address.is_alone());
         address.note(|health| health.probed(began, now, outcome, is_alone));
     };
-    let connection = match Connection::open(&*connector, address.socket(), patience).await {
+    let connection = match dialer.dial(&address, patience).await {
         Ok(connection) => connection,
         Err(error) => return note(Probed::Refused(&format!("a probe could not connect: {error}"))),
     };

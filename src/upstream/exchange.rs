@@ -1,5 +1,7 @@
 //! One request on one connection, and the answer's body with the connection it comes on.
 
+use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -11,7 +13,8 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::connection::Connection;
+use super::dial::refusal;
+use super::http1::Connection;
 use super::pool::Turn;
 use super::{Outgoing, SendError};
 
@@ -57,6 +60,10 @@ impl Lease {
 
     fn lost(&self, error: &hyper::Error, began: Instant) -> SendError {
         let (address, text) = (self.turn.address(), error.to_string());
+        if let Some(refusal) = refusal(error).filter(|_| !self.reused) {
+            address.note(|health| health.refused(began, Instant::now(), &refusal));
+            return SendError::Unreachable(format!("{}: {refusal}", address.socket()));
+        }
         if error.is_parse() {
             return SendError::Malformed(address.socket(), text);
         }
@@ -104,6 +111,26 @@ impl Drop for Lease {
     }
 }
 
+/// Why the body of an answer ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Torn {
+    /// The connection was lost.
+    #[error("the connection was lost inside the answer")]
+    Lost,
+    /// What came is not HTTP.
+    #[error("the answer's body is not well-formed HTTP")]
+    Malformed,
+}
+
+impl Torn {
+    fn of(error: &hyper::Error) -> Self {
+        let decoding = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+        let decoding =
+            decoding.is_some_and(|error| matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData));
+        if error.is_parse() || decoding { Self::Malformed } else { Self::Lost }
+    }
+}
+
 /// The body of an answer, with the connection it comes on.
 pub struct Exchange {
     body: Incoming,
@@ -126,9 +153,9 @@ impl Exchange {
 
 impl Body for Exchange {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Torn;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Torn>>> {
         let this = &mut *self;
         let Some(connection) = this.lease.as_mut().and_then(|lease| lease.connection.as_mut()) else {
             return Poll::Ready(None);
@@ -143,7 +170,7 @@ impl Body for Exchange {
                 }
             }
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(|error| Torn::of(&error))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -13,7 +13,7 @@ use http::{HeaderValue, Uri};
 use tokio::time::Instant;
 
 use super::balancer::Balancer;
-use super::connection::Connection;
+use super::http1::Connection;
 use crate::resilience::balance::{self, Candidate, Latency};
 use crate::resilience::health::{ByHand, Change, Health, HealthSettings, State};
 
@@ -21,6 +21,8 @@ use crate::resilience::health::{ByHand, Change, Health, HealthSettings, State};
 pub(super) struct Address {
     socket: SocketAddr,
     host: HeaderValue,
+    /// Whom its certificate has to be for; none where it is met without TLS.
+    tls_name: Option<Box<str>>,
     /// What a probe asks for; none where a connect is all that can be tried.
     probe: Option<Uri>,
     shelves: Box<[Mutex<Vec<Idle>>]>,
@@ -82,10 +84,12 @@ pub struct AddressStatus {
 }
 
 impl Address {
-    /// An address without connections; `host` is what a `Host` header says to it.
+    /// An address without connections; `host` is what a `Host` header says to it. It is met with TLS where `tls_name`
+    /// says whom its certificate has to be for.
     pub(super) fn new(
         socket: SocketAddr,
         host: HeaderValue,
+        tls_name: Option<Box<str>>,
         probe: Option<Uri>,
         workers: usize,
         health: HealthSettings,
@@ -95,6 +99,7 @@ impl Address {
         Self {
             socket,
             host,
+            tls_name,
             probe,
             shelves: (0..workers.max(1)).map(|_| Mutex::default()).collect(),
             open: AtomicUsize::new(0),
@@ -113,6 +118,11 @@ impl Address {
     /// What a `Host` header says to it.
     pub(super) fn host(&self) -> &HeaderValue {
         &self.host
+    }
+
+    /// Whom its certificate has to be for; none where it is met without TLS.
+    pub(super) fn tls_name(&self) -> Option<&str> {
+        self.tls_name.as_deref()
     }
 
     /// What a probe asks for; none where a connect is all that can be tried.

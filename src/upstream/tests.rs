@@ -10,6 +10,8 @@ use tokio::time::{advance, sleep};
 
 use super::*;
 
+mod tls;
+
 const MILLI: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -129,7 +131,8 @@ fn upstream(addresses: u16) -> (Arc<Upstream>, Net) {
 fn upstream_with(addresses: u16, probe: Probe) -> (Arc<Upstream>, Net) {
     let net = Net::default();
     let urls = (1..=addresses).map(|port| BaseUrl::parse(&format!("http://127.0.0.1:{port}")).unwrap()).collect();
-    let upstream = Upstream::new("home".into(), urls, probe, UpstreamSettings::default(), 1, Arc::new(net.clone()));
+    let (settings, tls) = (UpstreamSettings::default(), ClientTlsSettings::default());
+    let upstream = Upstream::new("home".into(), urls, probe, settings, 1, Arc::new(net.clone()), &tls);
     (upstream, net)
 }
 

@@ -15,6 +15,7 @@ use super::allow::reach;
 use super::check::{Checked, Reach};
 use super::{Allowed, Destination, Forbidden};
 use crate::nexus::BaseUrl;
+use crate::tls::ClientTlsSettings;
 use crate::upstream::{Connect, Probe, Tcp, Upstream, UpstreamSettings};
 
 /// Origins that are kept.
@@ -81,7 +82,8 @@ impl Destinations {
         let connector = Arc::new(Checked::new(Arc::clone(&reach), Arc::clone(&self.connector)));
         let (name, urls) = (destination.origin.authority().into(), vec![destination.origin.clone()]);
         let _runtime = self.runtime.enter();
-        let upstream = Upstream::new(name, urls, Probe::Connect, self.settings.clone(), self.workers, connector);
+        let (settings, tls) = (self.settings.clone(), ClientTlsSettings::default());
+        let upstream = Upstream::new(name, urls, Probe::Connect, settings, self.workers, connector, &tls);
         Ok(Origin { reach, upstream })
     }
 }

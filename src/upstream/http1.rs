@@ -5,11 +5,8 @@
 //! Nobody polls an idle connection; that it died is seen when it is taken, swept, or used.
 
 use std::future::poll_fn;
-use std::io;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -18,7 +15,7 @@ use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 
-use super::stream::{Connect, Stream};
+use super::stream::Stream;
 
 /// An open connection.
 pub(super) struct Connection {
@@ -31,11 +28,9 @@ pub(super) struct Connection {
 type Driver = Box<http1::Connection<TokioIo<Stream>, Full<Bytes>>>;
 
 impl Connection {
-    /// Connects within `timeout`.
-    pub(super) async fn open(connector: &dyn Connect, address: SocketAddr, timeout: Duration) -> io::Result<Self> {
-        let connecting = tokio::time::timeout(timeout, connector.connect(address));
-        let stream = connecting.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "connect timed out"))??;
-        let (sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    /// Speaks HTTP/1.1 on `stream`; nothing is sent yet.
+    pub(super) async fn open(stream: Stream) -> hyper::Result<Self> {
+        let (sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
         Ok(Self { sender, driver: Some(Box::new(driver)) })
     }
 
