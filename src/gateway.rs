@@ -38,6 +38,7 @@ mod finishing;
 mod judge;
 mod parking;
 mod reading;
+mod redacting;
 mod trial;
 
 use admit::unknown;
@@ -48,6 +49,7 @@ pub use finishing::Finisher;
 use judge::Shaped;
 use parking::{Parking, Start};
 use reading::read_request;
+use redacting::redact_answer;
 
 /// The way of a request through the gateway.
 pub struct Gateway {
@@ -67,6 +69,8 @@ struct Visit {
     record: Record,
     /// Whether the endpoint was asked for by its name: only then may another id take the place of one that is gone.
     by_name: bool,
+    /// Whether the failure of a handler is cut before its caller gets it.
+    redact: bool,
     /// Its place among the requests that the process has in flight.
     place: Option<Permit>,
     /// Its place among the requests on their way to the operation.
@@ -113,10 +117,14 @@ impl Gateway {
         let (head, body) = request.into_parts();
         let record = Record::begin(&self.telemetry, Instant::now(), peer.address, &head.headers);
         let caller = Caller::anonymous(peer);
-        let mut visit = Visit { worker, caller, record, by_name: false, place: None, permit: None, left: None };
+        let mut visit =
+            Visit { worker, caller, record, by_name: false, redact: false, place: None, permit: None, left: None };
         let mut answer = match self.process(&mut visit, head, body).await {
-            Ok((answer, outcome)) => {
+            Ok((mut answer, outcome)) => {
                 visit.record.answered(outcome, answer.status());
+                if visit.redact {
+                    redact_answer(&mut answer, outcome);
+                }
                 answer
             }
             Err(failure) => {
@@ -148,6 +156,7 @@ impl Gateway {
         let operation = endpoint.operation(call.path.key(head.uri.path()));
         visit.record.operation(&operation.metrics);
         let governed = operation.governed.of(visit.caller.ip());
+        visit.redact = governed.policy.redact;
         if call.path.method != Method::Start
             && let Some(answer) =
                 self.follow_token(visit, &mut head, &mut call, &mut endpoint, governed.policy.sticky).await?

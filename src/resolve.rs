@@ -108,6 +108,7 @@ fn describe(table: &Table, endpoint: &Endpoint, question: Question<'_>, can_rela
     decisions(&mut text, &decision);
     completions(&mut text, &decision, can_relay);
     line(&mut text, "park", parking(&decision, can_relay));
+    line(&mut text, "redact", because(&decision.redact, |redact| if *redact { "on".into() } else { "off".into() }));
     let named = policies.callers(endpoint.name(), service, operation);
     if caller.is_none() && !named.is_empty() {
         let named: Vec<_> = named.iter().map(ToString::to_string).collect();

@@ -10,6 +10,8 @@ mod link;
 mod path;
 #[path = "../fuzz/checks/query.rs"]
 mod query;
+#[path = "../fuzz/checks/redact.rs"]
+mod redact;
 #[path = "../fuzz/checks/seal.rs"]
 mod seal;
 #[path = "../fuzz/checks/started.rs"]
@@ -48,6 +50,11 @@ fn links() {
 #[test]
 fn failures() {
     replay("failure", failure::check);
+}
+
+#[test]
+fn redacted_failures() {
+    replay("redact", redact::check);
 }
 
 #[test]

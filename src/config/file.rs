@@ -22,7 +22,7 @@ pub(super) use authorization::{AllowCompletions, AllowRule, Authorization, Names
 pub(super) use callbacks::{AllowKeys, Callbacks, SealKey};
 pub(super) use park::{End, Park, Parking};
 pub(super) use policy::{
-    Breaker, Callback, Cause, Concurrency, Level, OnFailure, Part, Policy, RateLimit, Retry, Scope, Setting,
+    Breaker, Callback, Cause, Concurrency, Level, OnFailure, Part, Policy, RateLimit, Redact, Retry, Scope, Setting,
 };
 pub(super) use tls::{ClientCertificates, ClientTls, ServerTls};
 

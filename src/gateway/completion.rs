@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::judge::Shaped;
 use super::reading::read_request;
+use super::redacting::redact_completion;
 use super::{Gateway, Visit, late};
 use crate::admission::authorize::Completion;
 use crate::body::Content;
@@ -66,7 +67,10 @@ impl Gateway {
         let home = relay.open_completion(sealed, &mut head.headers).map_err(unopened)?;
         self.describe_completion(visit, &home.origin);
         let deadline = deadline(visit, &head, &policy)?;
-        let (body, _held) = self.take_in(visit, &head, body, &policy, &deadline).await?;
+        let (mut body, _held) = self.take_in(visit, &head, body, &policy, &deadline).await?;
+        if self.redacts(&home.origin) {
+            body = redact_completion(&mut head.headers, body);
+        }
 
         let upstream = completions.destinations.find(&home.destination).map_err(|forbidden| {
             tracing::warn!(endpoint = home.origin.endpoint, %forbidden, "a completion waits: callbacks.allow has changed");
@@ -121,8 +125,11 @@ impl Gateway {
         self.authorize_completion(visit, Completion::Home)?;
         let policy = self.router.default_policy(visit.caller.ip());
         let deadline = deadline(visit, &head, &policy)?;
-        let (body, _held) = self.take_in(visit, &head, body, &policy, &deadline).await?;
+        let (mut body, _held) = self.take_in(visit, &head, body, &policy, &deadline).await?;
         clean_completion(&mut head.headers);
+        if policy.redact {
+            body = redact_completion(&mut head.headers, body);
+        }
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let forbidden = |forbidden: Forbidden| Failure::new(Reason::DestinationForbidden, forbidden.to_string());
         let destination = Destination::parse(&format!("{home}{path}")).map_err(forbidden)?;

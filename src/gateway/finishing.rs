@@ -14,6 +14,7 @@ use tracing::{Instrument, Span};
 use super::attempts::Journey;
 use super::judge::Shaped;
 use super::parking::{reason_of, since};
+use super::redacting::redact_completion;
 use super::{Gateway, Visit, crossing, outgoing};
 use crate::admission::{Authorized, Caller};
 use crate::body::{Broken, Collected, Content, OnEnd, collect};
@@ -326,7 +327,11 @@ impl Relaying<'_> {
         gateway.describe_completion(&mut visit, &home.origin);
         visit.record.resumed(Method::Complete, since(row.arrived));
         let deadline = Deadline::new(visit.record.started(), None, policy.timeout);
-        let request = Outgoing::raw(home.destination.uri(), headers, completion.body.clone());
+        let mut body = completion.body.clone();
+        if gateway.redacts(&home.origin) {
+            body = redact_completion(&mut headers, body);
+        }
+        let request = Outgoing::raw(home.destination.uri(), headers, body);
         let shaped = gateway.send_home(&mut visit, &upstream, request, &policy, &deadline).await;
         match read_whole(&mut visit.record, shaped, policy.max_response_body).await {
             Ok((_, Outcome::Delivered)) => ended(end),
@@ -379,7 +384,8 @@ impl Relaying<'_> {
 
     fn visit(&self, caller: Caller, head: &HeaderMap) -> Visit {
         let record = Record::begin(&self.gateway.telemetry, Instant::now(), caller.peer(), head);
-        Visit { worker: self.worker, caller, record, by_name: false, place: None, permit: None, left: None }
+        let (worker, place, permit, left) = (self.worker, None, None, None);
+        Visit { worker, caller, record, by_name: false, redact: false, place, permit, left }
     }
 }
 

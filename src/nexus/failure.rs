@@ -8,6 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::headers;
 
+pub mod redact;
+
+/// `metadata.type` of a failure that is Temporal's own, in the JSON form of its API.
+const TEMPORAL_FAILURE: &str = "temporal.api.failure.v1.Failure";
+
 /// Status of an operation that failed or was canceled; not an error of the call.
 pub const OPERATION_UNSUCCESSFUL: StatusCode = StatusCode::FAILED_DEPENDENCY;
 
@@ -251,7 +256,7 @@ impl<'a> Wire<'a> {
             "nexus.HandlerError" => {
                 (details.get("type"), details.get("retryableOverride").and_then(serde_json::Value::as_bool))
             }
-            "temporal.api.failure.v1.Failure" => {
+            TEMPORAL_FAILURE => {
                 let info = details.get("nexusHandlerFailureInfo")?;
                 (info.get("type"), retry_behavior(info))
             }

@@ -55,6 +55,8 @@ pub struct PolicyRule {
     pub relay: Option<bool>,
     /// See [`Policy::sticky`].
     pub sticky: Option<bool>,
+    /// See [`Policy::redact`].
+    pub redact: Option<bool>,
 }
 
 /// A setting that a more specific rule can switch off again.
@@ -68,6 +70,7 @@ pub enum Toggle<T> {
 
 /// What holds for a request, after all rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct Policy {
     /// Longest time from the request's head to the answer's last byte. Default 10 s, what Temporal callers give.
     pub timeout: Duration,
@@ -91,6 +94,8 @@ pub struct Policy {
     pub relay: bool,
     /// Whether operation tokens name the target that they came from, where completions are relayed. Default yes.
     pub sticky: bool,
+    /// Whether stack traces and causes are cut from the failures that callers get. Default no.
+    pub redact: bool,
 }
 
 /// Settings together with the rule that they come from.
@@ -120,6 +125,7 @@ impl Default for Policy {
             park: None,
             relay: true,
             sticky: true,
+            redact: false,
         }
     }
 }

@@ -90,6 +90,7 @@ policies:
     callbacks: relay
     park: { on: [saturated, breaker_open], max: 54, max_bytes: 55MiB, max_age: 56d }
     sticky: false
+    redact: on
 callbacks:
   public_url: http://c:48/z
   keys:
@@ -250,6 +251,7 @@ fn every_setting_of_a_policy() -> PolicyRule {
         })),
         relay: Some(true),
         sticky: Some(false),
+        redact: Some(true),
     }
 }
 

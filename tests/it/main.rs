@@ -19,6 +19,7 @@ mod metrics;
 mod parking;
 mod paths;
 mod rate_limits;
+mod redaction;
 mod registry;
 mod registry_faults;
 mod reload;

@@ -45,6 +45,17 @@ pub(in crate::config) struct Policy {
     /// Whether operation tokens name the target that they came from, so that a cancel finds it after its endpoint moved.
     /// Default: true where callbacks are relayed.
     pub(in crate::config) sticky: Option<bool>,
+    /// Whether stack traces and causes are cut from the failures that callers get: those of handlers, of operations that
+    /// failed, and of failed completions. Type, message and retryability stay; a JSON body that is no failure becomes one.
+    /// Default: off.
+    pub(in crate::config) redact: Option<Redact>,
+}
+
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::config) enum Redact {
+    On,
+    Off,
 }
 
 #[derive(Clone, Copy, Deserialize, JsonSchema)]

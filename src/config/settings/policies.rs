@@ -24,7 +24,7 @@ pub(super) use park::{
 /// What a policy can set: the key, and whether a rule sets it.
 type Setting = (&'static str, fn(&PolicyRule) -> bool);
 
-const SETTINGS: [Setting; 11] = [
+const SETTINGS: [Setting; 12] = [
     ("timeout", |rule| rule.timeout.is_some()),
     ("max_request_body", |rule| rule.max_request_body.is_some()),
     ("max_response_body", |rule| rule.max_response_body.is_some()),
@@ -36,6 +36,7 @@ const SETTINGS: [Setting; 11] = [
     ("park", |rule| rule.park.is_some()),
     ("callbacks", |rule| rule.relay.is_some()),
     ("sticky", |rule| rule.sticky.is_some()),
+    ("redact", |rule| rule.redact.is_some()),
 ];
 
 /// The rules; each sets something, and none sets again what one with the same selector sets.
@@ -68,6 +69,7 @@ fn rule(file: file::Policy, path: &str, report: &mut Report<'_>) -> PolicyRule {
         park: park::park(file.park, &format!("{path}.park"), report),
         relay: file.callbacks.map(|callbacks| matches!(callbacks, file::Callback::Relay)),
         sticky: file.sticky,
+        redact: file.redact.map(|redact| matches!(redact, file::Redact::On)),
     }
 }
 

@@ -110,7 +110,14 @@ pub fn handler_failure(status: StatusCode, answer: &HeaderMap, body: &Bytes) -> 
     serde_json::to_vec(&error).unwrap_or_default().into()
 }
 
-/// The failure of an operation that was canceled before anyone ran it.
+/// The failure of an operation of which no more is to be told.
+pub fn failed_failure() -> Bytes {
+    Bytes::from_static(
+        br#"{"message":"operation failed","metadata":{"type":"nexus.OperationError"},"details":{"state":"failed"}}"#,
+    )
+}
+
+/// The failure of an operation that was canceled before anyone ran it, or of which no more is to be told.
 pub fn canceled_failure() -> Bytes {
     Bytes::from_static(
         br#"{"message":"operation canceled","metadata":{"type":"nexus.OperationError"},"details":{"state":"canceled"}}"#,

@@ -32,6 +32,7 @@ struct Rule {
     park: Option<Toggle<Arc<Ruled<ParkSettings>>>>,
     relay: Option<bool>,
     sticky: Option<bool>,
+    redact: Option<bool>,
 }
 
 /// A setting's value and the place in the configuration of the rule that set it; none where it is the default.
@@ -68,6 +69,8 @@ pub struct Decision {
     pub relay: Decided<bool>,
     /// See [`Policy::sticky`].
     pub sticky: Decided<bool>,
+    /// See [`Policy::redact`].
+    pub redact: Decided<bool>,
 }
 
 /// What holds for an operation, by caller.
@@ -133,6 +136,7 @@ impl Policies {
             park: first(&rules, |rule| rule.park.clone().map(Toggle::on), default.park),
             relay: first(&rules, |rule| rule.relay, default.relay),
             sticky: first(&rules, |rule| rule.sticky, default.sticky),
+            redact: first(&rules, |rule| rule.redact, default.redact),
         }
     }
 }
@@ -144,7 +148,8 @@ fn first<T>(rules: &[&Rule], setting: impl Fn(&Rule) -> Option<T>, default: T) -
 
 impl Rule {
     fn new(place: usize, rule: PolicyRule) -> Self {
-        let PolicyRule { selector, timeout, max_request_body, max_response_body, hold, relay, sticky, .. } = rule;
+        let PolicyRule { selector, timeout, max_request_body, max_response_body, hold, relay, sticky, redact, .. } =
+            rule;
         let never = || RetrySettings { attempts: 1, on: RetryOn::NOTHING, ..RetrySettings::default() };
         Self {
             rate_limit: rule.rate_limit.map(|setting| ruled(setting, place, "rate_limit", &selector)),
@@ -160,6 +165,7 @@ impl Rule {
             hold,
             relay,
             sticky,
+            redact,
         }
     }
 }
@@ -183,6 +189,7 @@ impl From<Decision> for Policy {
             park: decision.park.value,
             relay: decision.relay.value,
             sticky: decision.sticky.value,
+            redact: decision.redact.value,
         }
     }
 }
@@ -192,6 +199,11 @@ impl<T> ForCallers<T> {
     pub fn map<U>(&self, make: impl Fn(&T) -> U) -> ForCallers<U> {
         let named = self.named.iter().map(|(caller, policy)| (*caller, make(policy))).collect();
         ForCallers { others: make(&self.others), named }
+    }
+
+    /// Whether it is so for any caller.
+    pub fn any(&self, is: impl Fn(&T) -> bool) -> bool {
+        is(&self.others) || self.named.iter().any(|(_, one)| is(one))
     }
 
     /// What holds for this caller.
