@@ -119,6 +119,9 @@ pub(super) struct Cluster {
     pub(super) url: Option<Urls>,
     /// Whether and how the cluster's Nexus endpoints are served by name. Default: true.
     pub(super) discover: Option<Discover>,
+    /// How the cluster is met where its URL begins with `https`. Left out: the system's authorities are believed, and no
+    /// certificate is shown.
+    pub(super) tls: Option<ClientTls>,
 }
 
 #[derive(Default, Deserialize, JsonSchema)]
@@ -156,12 +159,15 @@ pub(super) struct Worker {
 pub(super) struct External {
     /// What `/SERVICE/OPERATION` is appended to. Mandatory.
     pub(super) url: Option<Checked<Url>>,
+    /// How it is met where its URL begins with `https`. Left out: the system's authorities are believed, and no
+    /// certificate is shown.
+    pub(super) tls: Option<ClientTls>,
 }
 
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Upstream {
-    /// Longest time for one TCP connect, up to 1m. Default: 2s.
+    /// Longest time for one connect, the TLS handshake included, up to 1m. Default: 2s.
     pub(super) connect_timeout: Option<Checked<Time<1, MINUTE>>>,
     /// Idle connections older than this are closed, up to 119s: Temporal frontends close them after 2m. Default: 90s.
     pub(super) idle_timeout: Option<Checked<Time<1, { 119 * SECOND }>>>,

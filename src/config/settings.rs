@@ -1,6 +1,5 @@
 //! The file and the flags turned into settings; checks what is mandatory and what has to fit together.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::expand::Environment;
@@ -38,7 +37,7 @@ pub(super) fn build(
     let mut report = Report::new(root, inputs, problems);
     let (listen, admin) = addresses::build(file.listen, file.admin, overrides, &mut report);
     let clusters = targets::clusters(file.clusters, &overrides.clusters, &mut report);
-    let endpoints = targets::endpoints(file.endpoints, &clusters, &mut report);
+    let (endpoints, externals) = targets::endpoints(file.endpoints, &clusters, &mut report);
     let authorization = authorization::build(file.authorization, &mut report);
     let policies = policies::build(file.policies, &mut report);
     let has_store = file.redis.is_some() || report.is_known_bad("redis");
@@ -79,7 +78,7 @@ pub(super) fn build(
         admin,
         server,
         endpoints,
-        externals: BTreeMap::new(),
+        externals,
         clusters,
         authorization,
         policies,

@@ -230,15 +230,11 @@ impl Kind for Url {
     const EXPECTED: &'static str = "a URL such as `http://127.0.0.1:7243`";
 
     fn from_text(text: &str) -> Result<BaseUrl, String> {
-        let url = BaseUrl::parse(text).map_err(|error| format!("is refused: {error}"))?;
-        if url.tls {
-            return Err("is refused: TLS to targets is not supported yet; write an http:// URL".into());
-        }
-        Ok(url)
+        BaseUrl::parse(text).map_err(|error| format!("is refused: {error}"))
     }
 
     fn pattern() -> &'static str {
-        "^http://"
+        "^https?://"
     }
 }
 

@@ -27,7 +27,7 @@ fn each_mistake_is_reported_at_its_place() {
 fn flags_are_checked_too() {
     for (clusters, expected) in [
         (vec!["localhost:7243"], "--cluster: `localhost:7243` is refused"),
-        (vec!["https://a.example"], "TLS to targets is not supported yet"),
+        (vec!["ftp://a.example"], "the scheme must be http or https"),
         (vec!["http://a.example", "http://A.example:80"], "`http://a.example` is the same URL as at --cluster"),
         (vec!["http://a.example/x", "http://a.example/y"], "there is a cluster called `a.example` already"),
         (vec!["http://127.0.0.1:7243"], "is the same URL as at config/minimal.yaml:5"),

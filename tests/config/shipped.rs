@@ -135,6 +135,8 @@ fn the_examples_of_tls_are_right() {
         ("other.crt", &issued[1].chain),
         ("other.key", &issued[1].key),
         ("clients.crt", &authority.pem),
+        ("cluster-ca.crt", &authority.pem),
+        ("partner-ca.crt", &authority.pem),
     ] {
         write(folder.path(), name, text);
     }
@@ -144,6 +146,13 @@ fn the_examples_of_tls_are_right() {
     let tls = settings.listen[0].tls.as_ref().unwrap();
     assert_eq!((tls.certificates.len(), tls.only_tls13), (2, true));
     assert_eq!(tls.clients, ClientAuth::Required(Roots::read(&authority.pem).unwrap()));
+    let guarded = settings.clusters.iter().find(|cluster| &*cluster.name == "guarded").unwrap();
+    for (outward, name) in
+        [(&guarded.outward, "temporal.internal"), (&settings.externals["partner"], "partner.internal")]
+    {
+        assert_eq!(outward.tls.roots, Some(Roots::read(&authority.pem).unwrap()));
+        assert!(outward.tls.certificate.is_some() && outward.tls.server_name.as_deref() == Some(name));
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::config::value::{AllowedUrl, Checked, DAY, KeyId, KeySecret, MINUTE, P
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Callbacks {
-    /// How the clusters of handlers reach this gateway: `http://HOST[:PORT][/PATH]`, up to 500 characters. Left out:
+    /// How the clusters of handlers reach this gateway: `http://HOST[:PORT][/PATH]` or `https://…`, up to 500 characters. Left out:
     /// completions do not go through it.
     pub(in crate::config) public_url: Option<Checked<PublicUrl>>,
     /// The keys that seal callbacks: the first seals, all open. Gateways that stand in for each other have the same

@@ -1,11 +1,13 @@
 //! Clusters, and the endpoints that the file defines.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::file;
 use crate::config::problem::{Place, did_you_mean, quoted_list};
 use crate::config::report::Report;
+use crate::config::settings::tls;
 use crate::config::shape::{Discover, Named, Urls};
 use crate::config::tree::{item_path, key_path, shown_text};
 use crate::config::value::{EndpointName, Kind, Url};
@@ -45,12 +47,8 @@ impl Clusters<'_, '_> {
             self.report.add(&path, "not a cluster's name; use letters, digits, `-`, `_` and `.`");
         }
         let urls = self.urls_from_file(&format!("{path}.url"), &path, cluster.url.map(Urls::into_vec));
-        self.list.push(ClusterSettings {
-            name: name.into(),
-            urls,
-            discover: discover(cluster.discover),
-            outward: Outward::default(),
-        });
+        let outward = outward(cluster.tls, &urls, &path, self.report);
+        self.list.push(ClusterSettings { name: name.into(), urls, discover: discover(cluster.discover), outward });
     }
 
     fn urls_from_file(
@@ -75,6 +73,10 @@ impl Clusters<'_, '_> {
             };
             if known.first().is_some_and(|first| first.path != url.path) {
                 self.report.add_about(&path, "has another path than the first URL of this cluster; write the same one");
+            }
+            if known.first().is_some_and(|first| first.tls != url.tls) {
+                let why = "has another scheme than the first URL of this cluster; write the same one";
+                self.report.add_about(&path, why);
             }
             let place = self.report.place(&path);
             if let Some(message) = self.note_url(&url, place) {
@@ -114,6 +116,22 @@ impl Clusters<'_, '_> {
     }
 }
 
+/// How a target is met, whose settings stand at `path`.
+fn outward(tls: Option<file::ClientTls>, urls: &[BaseUrl], path: &str, report: &mut Report<'_>) -> Outward {
+    let path = format!("{path}.tls");
+    let Some(tls) = tls else {
+        if report.is_written(&path) {
+            report.add(&path, "has no value; write `ca: /PATH/TO/FILE` below it, or remove it");
+        }
+        return Outward::default();
+    };
+    if let Some(url) = urls.first().filter(|url| !url.tls) {
+        let message = format!("is of no use: the URL beside it is `{url}`; write `https://` there, or remove `tls`");
+        report.add(&path, message);
+    }
+    Outward { tls: tls::client(tls, &path, report) }
+}
+
 fn discover(file: Option<Discover>) -> Option<DiscoverSettings> {
     let keys = match file {
         Some(Discover::Switch(false)) => return None,
@@ -126,34 +144,40 @@ fn discover(file: Option<Discover>) -> Option<DiscoverSettings> {
     })
 }
 
-/// The endpoints of the file.
+/// The endpoints of the file, and how the external ones are met.
 pub(super) fn endpoints(
     file: Option<Named<file::Endpoint>>,
     clusters: &[ClusterSettings],
     report: &mut Report<'_>,
-) -> Vec<Definition> {
-    let mut definitions = Vec::new();
+) -> (Vec<Definition>, BTreeMap<Box<str>, Outward>) {
+    let (mut definitions, mut externals) = (Vec::new(), BTreeMap::new());
     for (name, endpoint) in file.map(|named| named.0).unwrap_or_default() {
         let path = key_path("endpoints", &name);
         if let Err(why) = EndpointName::from_text(&name) {
             report.add(&path, format!("{} {why}", shown_text(&name)));
         }
-        if let Some(target) = target(endpoint.unwrap_or_default(), &path, clusters, report) {
+        let mut met = |outward| {
+            if outward != Outward::default() {
+                externals.insert(name.as_str().into(), outward);
+            }
+        };
+        if let Some(target) = target(endpoint.unwrap_or_default(), &path, clusters, &mut met, report) {
             definitions.push(Definition { name: name.into(), id: None, target });
         }
     }
-    definitions
+    (definitions, externals)
 }
 
 fn target(
     endpoint: file::Endpoint,
     path: &str,
     clusters: &[ClusterSettings],
+    met: &mut impl FnMut(Outward),
     report: &mut Report<'_>,
 ) -> Option<Target> {
     match (endpoint.worker, endpoint.external) {
         (Some(worker), None) => worker_target(worker, &format!("{path}.worker"), clusters, report),
-        (None, Some(external)) => external_target(external, &format!("{path}.external"), report),
+        (None, Some(external)) => external_target(external, &format!("{path}.external"), met, report),
         (Some(_), Some(_)) => {
             report.add(path, "has both `worker` and `external`; keep one of them");
             None
@@ -203,9 +227,16 @@ pub(super) fn known_cluster(
     found
 }
 
-fn external_target(external: file::External, path: &str, report: &mut Report<'_>) -> Option<Target> {
+fn external_target(
+    external: file::External,
+    path: &str,
+    met: &mut impl FnMut(Outward),
+    report: &mut Report<'_>,
+) -> Option<Target> {
     if external.url.is_none() {
         report.add(path, "has no URL; write `url: http://HOST[:PORT][/PATH]`");
     }
-    Some(Target::External { url: external.url?.0 })
+    let url = external.url.map(|url| url.0);
+    met(outward(external.tls, url.as_slice(), path, report));
+    Some(Target::External { url: url? })
 }

@@ -49,7 +49,6 @@ fn client_auth(file: file::ClientCertificates, path: &str, report: &mut Report<'
 }
 
 /// The side that connects, which stands at `path`; of no use where something is wrong, and was said.
-#[expect(dead_code, reason = "until a target can be met with TLS")]
 pub(super) fn client(file: file::ClientTls, path: &str, report: &mut Report<'_>) -> ClientTlsSettings {
     let roots = file.ca.and_then(|ca| roots(&ca.0, &format!("{path}.ca"), report));
     let certificate = match (file.certificate, file.key) {

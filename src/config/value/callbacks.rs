@@ -26,9 +26,6 @@ impl Kind for PublicUrl {
 
     fn from_text(text: &str) -> Result<BaseUrl, String> {
         let url = BaseUrl::parse(text).map_err(|error| format!("is refused: {error}"))?;
-        if url.tls {
-            return Err("is refused: this gateway does not serve TLS yet; write an http:// URL".into());
-        }
         let length = url.to_string().len();
         if length > MAX_PUBLIC_URL {
             let room = "of the 1000 that Temporal takes in a callback too few are left";
@@ -38,7 +35,7 @@ impl Kind for PublicUrl {
     }
 
     fn pattern() -> &'static str {
-        "^http://"
+        "^https?://"
     }
 }
 
