@@ -57,3 +57,11 @@ async fn a_client_is_known_by_the_certificate_it_shows() {
     let (_, accepted) = shake(&client(&authority, None), &server, "gateway.test").await;
     assert!(accepted.is_err(), "one has to be shown");
 }
+
+#[test]
+fn a_name_cannot_pass_for_another_one() {
+    let authority = Authority::new("roots");
+    let forged = authority.issue(For { common_name: "orders, O=Example + \n", ..For::default() });
+    let read = PeerCertificate::read(&certificates(&forged.chain).unwrap()[0]).unwrap();
+    assert_eq!(&*read.subject, r"CN=orders\, O\=Example \+ \0a");
+}
