@@ -1,5 +1,6 @@
 //! Where a target lives: the parts of a base URL that a proxy needs, checked once.
 
+use core::net::Ipv6Addr;
 use std::fmt;
 
 /// An `http` or `https` base URL: `scheme://host[:port][/path]`, without user info, query or fragment.
@@ -38,7 +39,12 @@ impl BaseUrl {
         if uri.query().is_some() || text.contains('#') {
             return Err(bad("a query or fragment does not belong into a base URL"));
         }
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let host = match authority.host().strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(address) if address.parse::<Ipv6Addr>().is_ok() => address,
+            // The http crate lets brackets stand anywhere.
+            None if !authority.host().contains(['[', ']']) => authority.host(),
+            _ => return Err(bad("only an IPv6 address has brackets")),
+        };
         if host.is_empty() {
             return Err(bad("a host is missing"));
         }
@@ -96,6 +102,8 @@ mod tests {
             "http://a:99999",
             "http://a:",
             "/path",
+            "http://a[b]:80",
+            "http://[a]",
         ] {
             assert!(BaseUrl::parse(text).is_err(), "{text}");
         }
