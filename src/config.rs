@@ -139,6 +139,12 @@ pub fn load_changed(
     Some(load(path, overrides)).filter(|(now, _)| now != before)
 }
 
+/// Reads `text` as a configuration file that stands alone: no variable is set, and no other file can be read.
+pub fn load_text(text: &str) -> Result<Settings, Vec<Problem>> {
+    let file = Path::new("<text>");
+    load_with(Some(file), &Overrides::default(), &|_| None, &mut Inputs::only(file, text))
+}
+
 /// The JSON Schema of a configuration file.
 pub fn schema() -> serde_json::Value {
     schemars::schema_for!(file::File).to_value()

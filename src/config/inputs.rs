@@ -19,6 +19,8 @@ const MAX_FILE: u64 = 4 << 20;
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Inputs {
     texts: BTreeMap<PathBuf, Result<Arc<str>, String>>,
+    /// Whether there is nothing but what is here already.
+    closed: bool,
 }
 
 impl Inputs {
@@ -42,8 +44,16 @@ impl Inputs {
         self.texts.iter().all(same) && none_added()
     }
 
+    /// One file with this text, beside which there is no other.
+    pub(super) fn only(file: &Path, text: &str) -> Self {
+        Self { texts: BTreeMap::from([(file.to_path_buf(), Ok(text.into()))]), closed: true }
+    }
+
     /// The text of a file, or why there is none. Read once: a load sees one state of each file.
     pub(super) fn read(&mut self, file: &Path) -> Result<Arc<str>, String> {
+        if self.closed {
+            return self.texts.get(file).cloned().unwrap_or_else(|| Err("no other file is read".to_owned()));
+        }
         let read = || read_text(file).map(Arc::from).map_err(|error| error.to_string());
         self.texts.entry(file.to_path_buf()).or_insert_with(read).clone()
     }
