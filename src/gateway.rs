@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::Body as HttpBody;
 use tokio::time::{Instant, timeout_at};
 
@@ -137,6 +137,14 @@ impl Gateway {
         }
         let holding = Holding { record: visit.record, _place: visit.place, _permit: visit.permit };
         answer.map(|content| Body::new(content, holding))
+    }
+
+    /// Answers a request of `peer` that may not go through the stages.
+    pub fn turn_away(&self, peer: &Peer, headers: &HeaderMap, failure: Failure) -> Response<Body<Holding>> {
+        let mut record = Record::begin(&self.telemetry, Instant::now(), peer.address, headers);
+        record.failed(&failure);
+        let holding = Holding { record, _place: None, _permit: None };
+        failure.into_response().map(|content| Body::new(content, holding))
     }
 
     async fn process<B>(&self, visit: &mut Visit, mut head: Parts, body: B) -> Shaped

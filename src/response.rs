@@ -48,6 +48,10 @@ pub enum Reason {
     BadLink,
     /// A cancel without a token.
     MissingToken,
+    /// The request's head is not well-formed, or could mean two things.
+    BadHead,
+    /// The request's head is larger than the server allows.
+    HeadTooLarge,
     /// The request's body broke off or is not well-formed.
     BadBody,
     /// The request is larger than the policy allows.
@@ -102,7 +106,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 38] = [
         Self::Unauthenticated,
         Self::Forbidden,
         Self::CompletionForbidden,
@@ -114,6 +118,8 @@ impl Reason {
         Self::BadTimeout,
         Self::BadLink,
         Self::MissingToken,
+        Self::BadHead,
+        Self::HeadTooLarge,
         Self::BadBody,
         Self::RequestTooLarge,
         Self::DeadlineExceeded,
@@ -169,6 +175,8 @@ impl Reason {
             Self::BadTimeout => ("bad_timeout", ErrorType::BadRequest, false),
             Self::BadLink => ("bad_link", ErrorType::BadRequest, false),
             Self::MissingToken => ("missing_token", ErrorType::BadRequest, false),
+            Self::BadHead => ("bad_head", ErrorType::BadRequest, false),
+            Self::HeadTooLarge => ("head_too_large", ErrorType::BadRequest, false),
             Self::BadBody => ("bad_body", ErrorType::BadRequest, false),
             Self::RequestTooLarge => ("request_too_large", ErrorType::BadRequest, false),
             Self::DeadlineExceeded => ("deadline_exceeded", ErrorType::RequestTimeout, true),

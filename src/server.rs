@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,9 +23,15 @@ use crate::telemetry::Telemetry;
 use crate::tls::ServerTlsSettings;
 
 mod connection;
+mod drain;
+mod http2;
+mod message;
+mod preface;
 mod pulse;
 mod worker;
 
+use connection::Speaks;
+pub use http2::Http2Settings;
 use worker::Accepted;
 
 /// Pause after an accept that failed: out of file descriptors, most of the time.
@@ -60,11 +66,19 @@ pub struct ServerSettings {
     pub max_connections: usize,
     /// Largest request head in bytes (request line and headers).
     pub max_head: usize,
+    /// Most headers of a request.
+    pub max_headers: usize,
+    /// Longest target of a request, in bytes.
+    pub max_uri: usize,
     /// Longest time for a request head to arrive, from its first byte.
     pub head_timeout: Duration,
     /// Longest time that a connection stays open without a request, or with an answer that its caller does not read.
     /// Longer than the 90 s after which Go clients close idle connections, so that it is them who close.
     pub idle_timeout: Duration,
+    /// Requests that a connection serves before its caller is told to open another one.
+    pub max_requests_per_connection: usize,
+    /// Connections that speak HTTP/2.
+    pub http2: Http2Settings,
     /// Longest time that requests in flight may go on after SIGTERM.
     pub grace: Duration,
     /// Worker threads; read at start only.
@@ -78,8 +92,12 @@ impl Default for ServerSettings {
         Self {
             max_connections: 10_000,
             max_head: 64 << 10,
+            max_headers: 100,
+            max_uri: 8 << 10,
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(180),
+            max_requests_per_connection: 100_000,
+            http2: Http2Settings::default(),
             grace: Duration::from_secs(25),
             workers: std::thread::available_parallelism().map_or(1, usize::from),
             process: ProcessSettings::default(),
@@ -115,7 +133,7 @@ struct Shared {
 }
 
 struct Listener {
-    trusted: Arc<AtomicBool>,
+    settings: Arc<ArcSwap<ListenerSettings>>,
     bound: SocketAddr,
     task: AbortHandle,
 }
@@ -170,7 +188,7 @@ impl Server {
         listeners.retain(|address, listener| {
             let kept = wanted.iter().find(|wanted| wanted.address == *address);
             if let Some(settings) = kept {
-                listener.trusted.store(settings.trust == Trust::Trusted, Ordering::Relaxed);
+                listener.settings.store(Arc::new(settings.clone()));
             } else {
                 tracing::info!(address = %listener.bound, "data port closed");
             }
@@ -182,10 +200,10 @@ impl Server {
             if !address.ip().is_loopback() {
                 tracing::warn!(%address, "everyone who reaches this port may call every endpoint: no authentication is configured");
             }
-            let trusted = Arc::new(AtomicBool::new(settings.trust == Trust::Trusted));
-            let task = tokio::spawn(accept(Arc::clone(&self.shared), socket, Arc::clone(&trusted)));
-            let listener = Listener { trusted, bound: address, task: task.abort_handle() };
-            listeners.insert(settings.address, listener);
+            let key = settings.address;
+            let settings = Arc::new(ArcSwap::from_pointee(settings));
+            let task = tokio::spawn(accept(Arc::clone(&self.shared), socket, Arc::clone(&settings)));
+            listeners.insert(key, Listener { settings, bound: address, task: task.abort_handle() });
         }
     }
 
@@ -231,12 +249,13 @@ fn bind(settings: &ListenerSettings) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-async fn accept(shared: Arc<Shared>, socket: TcpListener, trusted: Arc<AtomicBool>) {
+async fn accept(shared: Arc<Shared>, socket: TcpListener, settings: Arc<ArcSwap<ListenerSettings>>) {
     loop {
         match socket.accept().await {
             Ok((stream, peer)) => {
-                let trust = if trusted.load(Ordering::Relaxed) { Trust::Trusted } else { Trust::Untrusted };
-                shared.deal(stream, Peer::connected(peer, trust));
+                let listener = settings.load();
+                let speaks = if listener.http2 { Speaks::Either } else { Speaks::Http1 };
+                shared.deal(stream, Peer::connected(peer, listener.trust), speaks);
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -248,7 +267,7 @@ async fn accept(shared: Arc<Shared>, socket: TcpListener, trusted: Arc<AtomicBoo
 
 impl Shared {
     /// Hands a connection to the worker whose turn it is, or closes it where there are too many.
-    fn deal(&self, stream: TcpStream, peer: Peer) {
+    fn deal(&self, stream: TcpStream, peer: Peer, speaks: Speaks) {
         let settings = self.settings.load();
         let open = OpenConnection::count(&self.open, &self.telemetry);
         if self.open.load(Ordering::Relaxed) > settings.max_connections {
@@ -262,7 +281,8 @@ impl Shared {
             return;
         }
         self.telemetry.connections_total.inc();
-        let accepted = stream.into_std().map(|stream| Accepted { stream, peer, settings: Arc::clone(&settings), open });
+        let accepted =
+            stream.into_std().map(|stream| Accepted { stream, peer, speaks, settings: Arc::clone(&settings), open });
         match accepted {
             Ok(accepted) => {
                 let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.inboxes.len();

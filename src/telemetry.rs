@@ -99,6 +99,8 @@ pub struct Telemetry {
     pub connections_refused: IntCounter,
     /// Connections from callers that were closed because a request head took too long, or none came.
     pub connections_reaped: IntCounter,
+    /// Connections, and streams of HTTP/2, that were ended for what their callers did, by reason.
+    connections_cut: IntCounterVec,
     /// Configurations taken, by result: `applied` or `refused`.
     pub reloads: IntCounterVec,
     /// Keys of callbacks that a reload took away.
@@ -231,6 +233,11 @@ impl Telemetry {
                 "connections_reaped_total",
                 "Connections closed over server.head_timeout or server.idle_timeout.",
             ),
+            connections_cut: make.counters(
+                "connections_cut_total",
+                "Connections, and streams of HTTP/2, ended for what their callers did, by reason.",
+                &["reason"],
+            ),
             reloads: make.counters("config_reloads_total", "Changed configurations read, by result.", &["result"]),
             callback_keys_dropped: make.counter(
                 "callback_keys_dropped_total",
@@ -274,6 +281,11 @@ impl Telemetry {
     /// Forgets the metrics of endpoints that are not in the table any more.
     pub fn retain(&self, exists: impl Fn(&str) -> bool) {
         self.operations.retain(self, exists);
+    }
+
+    /// A connection, or a stream, was ended for what its caller did.
+    pub fn cut(&self, reason: &str) {
+        self.connections_cut.with_label_values(&[reason]).inc();
     }
 
     /// Counts a failure that the gateway made.

@@ -43,7 +43,7 @@ const ARROWS: [(&str, &[&str]); 23] = [
         ],
     ),
     ("admin", &["gates", "gateway", "park", "registry", "resilience", "route", "server", "telemetry", "upstream"]),
-    ("server", &["admission", "gates", "gateway", "telemetry", "tls"]),
+    ("server", &["admission", "body", "gates", "gateway", "response", "telemetry", "tls"]),
     (
         "gateway",
         &[

@@ -95,10 +95,19 @@ pub(super) struct Server {
     pub(super) max_connections: Option<Checked<Count<1, 1_000_000>>>,
     /// Largest request head, 4KiB to 1MiB. Default: 64KiB.
     pub(super) max_head: Option<Checked<Size<{ 4 * KIB }, MIB>>>,
+    /// Most headers of a request, 16 to 1000. Default: 100.
+    pub(super) max_headers: Option<Checked<Count<16, 1000>>>,
+    /// Longest target of a request, 1KiB to 60KiB. Default: 8KiB.
+    pub(super) max_uri: Option<Checked<Size<KIB, { 60 * KIB }>>>,
     /// Longest time for a request head to arrive, from its first byte, 1s to 1h. Default: 10s.
     pub(super) head_timeout: Option<Checked<Time<1000, HOUR>>>,
     /// Longest time that a connection stays open without a request, 1s to 24h. Default: 3m.
     pub(super) idle_timeout: Option<Checked<Time<1000, { 24 * HOUR }>>>,
+    /// Requests that a connection serves before its caller is told to open another one, 1 to 1000000000.
+    /// Default: 100000.
+    pub(super) max_requests_per_connection: Option<Checked<Count<1, 1_000_000_000>>>,
+    /// Connections that speak HTTP/2.
+    pub(super) http2: Option<Http2>,
     /// Longest time for requests in flight after SIGTERM, up to 1h. Default: 25s.
     pub(super) grace: Option<Checked<Time<1, HOUR>>>,
     /// Worker threads, 1 to 1024; read at start only. Default: the number of cores.
@@ -110,6 +119,21 @@ pub(super) struct Server {
     pub(super) max_queued_bytes: Option<Checked<Size<1, { 1024 * GIB }>>>,
     /// Longest time that a request waits for a place in flight, up to 1m; 0s: none waits. Default: 1s.
     pub(super) max_wait: Option<Checked<Time<0, MINUTE>>>,
+}
+
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Http2 {
+    /// Requests at a time on one connection, 1 to 10000. Default: 100.
+    pub(super) max_streams: Option<Checked<Count<1, 10_000>>>,
+    /// Bytes of one request's body that a caller may send ahead, 16KiB to 16MiB. Default: 64KiB.
+    pub(super) stream_window: Option<Checked<Size<{ 16 * KIB }, { 16 * MIB }>>>,
+    /// The same for all requests of a connection, 64KiB to 64MiB. Default: 256KiB.
+    pub(super) connection_window: Option<Checked<Size<{ 64 * KIB }, { 64 * MIB }>>>,
+    /// Time between two pings, which tell whether the caller is still there, 1s to 1h. Default: 30s.
+    pub(super) ping_every: Option<Checked<Time<1000, HOUR>>>,
+    /// Longest time for a ping to be answered, 1s to 1m. Default: 20s.
+    pub(super) ping_timeout: Option<Checked<Time<1000, MINUTE>>>,
 }
 
 #[derive(Default, Deserialize, JsonSchema)]

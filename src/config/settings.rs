@@ -3,16 +3,14 @@
 use std::time::Duration;
 
 use super::expand::Environment;
-use super::file::{self, File, Log, LogFormat, Redis, Server, Upstream};
+use super::file::{self, File, Log, LogFormat, Redis, Upstream};
 use super::inputs::Inputs;
 use super::problem::Problem;
 use super::report::Report;
 use super::tree::Node;
 use super::{Overrides, Settings, state};
-use crate::gates::ProcessSettings;
 use crate::park::StoreAt;
 use crate::resilience::rate_limit::StoreSettings;
-use crate::server::ServerSettings;
 use crate::telemetry::{self, LogSettings};
 use crate::upstream::UpstreamSettings;
 
@@ -21,6 +19,7 @@ mod authorization;
 mod callbacks;
 mod park;
 mod policies;
+mod server;
 mod targets;
 mod tls;
 
@@ -51,7 +50,7 @@ pub(super) fn build(
     let can_relay = callbacks.public_url.is_some() || report.is_known_bad("callbacks");
     policies::refuse_relay_without_url(&policies, can_relay, &mut report);
     policies::refuse_sticky_direct(&policies, can_relay, &mut report);
-    let server = server(file.server.unwrap_or_default());
+    let server = server::build(file.server.unwrap_or_default());
     policies::refuse_little_room(&policies, server.process.max_queued_bytes, &mut report);
     let state = overrides
         .state
@@ -88,23 +87,6 @@ pub(super) fn build(
         parking,
         state,
         log: log(file.log.unwrap_or_default()),
-    }
-}
-
-fn server(file: Server) -> ServerSettings {
-    let default = ServerSettings::default();
-    ServerSettings {
-        max_connections: file.max_connections.map_or(default.max_connections, |value| value.0),
-        max_head: file.max_head.map_or(default.max_head, |value| value.0),
-        head_timeout: file.head_timeout.map_or(default.head_timeout, |value| value.0),
-        idle_timeout: file.idle_timeout.map_or(default.idle_timeout, |value| value.0),
-        grace: file.grace.map_or(default.grace, |value| value.0),
-        workers: file.workers.map_or(default.workers, |value| value.0),
-        process: ProcessSettings {
-            max_in_flight: file.max_in_flight.map_or(default.process.max_in_flight, |value| value.0),
-            max_queued_bytes: file.max_queued_bytes.map_or(default.process.max_queued_bytes, |value| value.0),
-            max_wait: file.max_wait.map_or(default.process.max_wait, |value| value.0),
-        },
     }
 }
 

@@ -1,58 +1,152 @@
 //! One connection: the requests that come on it, one after the other or at the same time, go to the gateway.
 
 use std::convert::Infallible;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::Request;
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use hyper_util::server::graceful::Watcher;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 
-use super::ServerSettings;
+use super::drain::Watcher;
+use super::http2::{self, PIECE, Progress};
 use super::pulse::{Beat, Pulse, Watched};
+use super::{ServerSettings, message, preface};
 use crate::admission::Peer;
-use crate::gateway::Gateway;
+use crate::body::Body;
+use crate::gateway::{Gateway, Holding};
+use crate::telemetry::Telemetry;
+
+/// What a connection may speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speaks {
+    /// HTTP/1.1 only.
+    Http1,
+    /// HTTP/2 only.
+    #[expect(dead_code, reason = "only a handshake of TLS can tell")]
+    Http2,
+    /// The first bytes tell.
+    Either,
+}
 
 /// What the requests of a connection have in common.
 pub(super) struct Connection {
     pub(super) worker: usize,
     pub(super) gateway: Arc<Gateway>,
+    pub(super) telemetry: Arc<Telemetry>,
     pub(super) peer: Peer,
     pub(super) settings: Arc<ServerSettings>,
     pub(super) pulse: Arc<Pulse>,
 }
 
 impl Connection {
-    /// Serves what comes on `stream` until it ends, or `graceful` says that it is enough.
-    pub(super) async fn serve<S>(self, stream: S, graceful: Watcher)
+    /// Serves what comes on `stream` until it ends, or `watcher` says that it is enough.
+    pub(super) async fn serve<S>(self, stream: S, speaks: Speaks, mut watcher: Watcher)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { worker, gateway, peer, settings, pulse } = self;
-        let address = peer.address;
-        let io = TokioIo::new(Watched { stream, pulse: Arc::clone(&pulse) });
-        let peer = Arc::new(peer);
+        let address = self.peer.address;
+        let stream = Watched { stream, pulse: Arc::clone(&self.pulse) };
+        let ended = match speaks {
+            Speaks::Http1 => self.http1(stream, &mut watcher).await,
+            Speaks::Http2 => self.http2(stream, &mut watcher).await,
+            Speaks::Either => {
+                let told = tokio::select! {
+                    biased;
+                    told = preface::is_http2(stream) => told,
+                    () = watcher.enough() => return,
+                };
+                match told {
+                    Ok((true, stream)) => self.http2(stream, &mut watcher).await,
+                    Ok((false, stream)) => self.http1(stream, &mut watcher).await,
+                    Err(error) => return tracing::debug!(peer = %address, %error, "connection lost"),
+                }
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(peer = %address, %error, "connection ended");
+        }
+    }
+
+    async fn http1<S>(self, stream: S, watcher: &mut Watcher) -> hyper::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self { worker, gateway, peer, settings, pulse, .. } = self;
+        let (peer, served) = (Arc::new(peer), AtomicUsize::new(0));
+        let (max_head, max_requests) = (settings.max_head, settings.max_requests_per_connection);
         let service = service_fn(move |request: Request<Incoming>| {
             let (gateway, peer) = (Arc::clone(&gateway), Arc::clone(&peer));
             let beat = Beat::begin(&pulse);
+            let is_last = served.fetch_add(1, Ordering::Relaxed) + 1 >= max_requests;
             async move {
-                let answer = gateway.serve(worker, &peer, request).await;
+                let mut answer = gateway.serve(worker, &peer, request).await;
+                if is_last {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
                 Ok::<_, Infallible>(answer.map(|body| Answering { body, _beat: beat }))
             }
         });
         // Timers are the reaper's: see `pulse`.
-        let connection = http1::Builder::new().max_header_size(settings.max_head).serve_connection(io, service);
-        if let Err(error) = graceful.watch(connection).await {
-            tracing::debug!(peer = %address, %error, "connection ended");
-        }
+        let connection =
+            http1::Builder::new().max_header_size(max_head).serve_connection(TokioIo::new(stream), service);
+        until_done(connection, watcher.enough(), http1::Connection::graceful_shutdown).await
     }
+
+    async fn http2<S>(self, stream: S, watcher: &mut Watcher) -> hyper::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self { worker, gateway, telemetry, peer, settings, pulse } = self;
+        pulse.framed();
+        let builder = http2::builder(&settings, &telemetry);
+        let peer = Arc::new(peer);
+        let (served, spent) = (AtomicUsize::new(0), Arc::new(Notify::new()));
+        let tell_spent = Arc::clone(&spent);
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let (gateway, peer) = (Arc::clone(&gateway), Arc::clone(&peer));
+            let beat = Beat::begin(&pulse);
+            if served.fetch_add(1, Ordering::Relaxed) + 1 == settings.max_requests_per_connection {
+                tell_spent.notify_one();
+            }
+            let settings = Arc::clone(&settings);
+            async move {
+                let answer = match message::check_http2(&mut request, &settings) {
+                    Ok(()) => gateway.serve(worker, &peer, request).await,
+                    Err(failure) => gateway.turn_away(&peer, request.headers(), failure),
+                };
+                Ok::<_, Infallible>(in_pieces(answer, beat))
+            }
+        });
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let enough = async {
+            tokio::select! {
+                () = watcher.enough() => {}
+                () = spent.notified() => {}
+            }
+        };
+        until_done(connection, enough, hyper::server::conn::http2::Connection::graceful_shutdown).await
+    }
+}
+
+/// Runs a connection to its end, and tells it by `end` to begin nothing more when it is enough.
+async fn until_done<C: Future>(connection: C, enough: impl Future<Output = ()>, end: fn(Pin<&mut C>)) -> C::Output {
+    let mut connection = pin!(connection);
+    tokio::select! {
+        biased;
+        done = &mut connection => return done,
+        () = enough => end(connection.as_mut()),
+    }
+    connection.await
 }
 
 /// An answer's body; its connection is busy as long as it lives.
@@ -75,5 +169,49 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Answering<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+fn in_pieces(answer: Response<Body<Holding>>, beat: Beat) -> Response<Pieces<Body<Holding>>> {
+    let progress = Progress::begin();
+    answer.map(|body| Pieces { body, rest: Bytes::new(), progress, _beat: beat })
+}
+
+/// An answer's body in pieces, of which the next one is asked for when the one before was taken.
+struct Pieces<B> {
+    body: B,
+    rest: Bytes,
+    progress: Option<Arc<Progress>>,
+    _beat: Beat,
+}
+
+impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Pieces<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        if let Some(progress) = &self.progress {
+            progress.taken();
+        }
+        if self.rest.is_empty() {
+            match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(other) => return Poll::Ready(Some(Ok(other))),
+                },
+                ended => return Poll::Ready(ended),
+            }
+        }
+        let count = self.rest.len().min(PIECE);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(count)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.rest.len() as u64;
+        self.body.size_hint().exact().map_or_else(SizeHint::default, |more| SizeHint::with_exact(rest + more))
     }
 }

@@ -6,7 +6,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ enum State {
     Idle,
     /// A request head has begun to arrive.
     Head,
-    /// A request is being answered.
+    /// Requests are being answered.
     Busy,
     /// An answer waits for the caller to read what was sent before.
     Unread,
@@ -44,28 +44,43 @@ pub(super) struct Pulse {
     ticks: Arc<Ticks>,
     /// The state in the upper half, the tick at which it began in the lower.
     since: AtomicU64,
+    /// Requests that are being answered.
+    beats: AtomicU32,
+    /// Whether bytes alone say nothing: HTTP/2 has more than requests.
+    framed: AtomicBool,
 }
 
 impl Pulse {
     pub(super) fn new(ticks: &Arc<Ticks>) -> Self {
-        let pulse = Self { ticks: Arc::clone(ticks), since: AtomicU64::new(0) };
+        let (since, beats, framed) = (AtomicU64::new(0), AtomicU32::new(0), AtomicBool::new(false));
+        let pulse = Self { ticks: Arc::clone(ticks), since, beats, framed };
         pulse.enter(State::Idle);
         pulse
     }
 
+    /// From now on the connection speaks HTTP/2: what comes is no head until a request says so.
+    pub(super) fn framed(&self) {
+        self.framed.store(true, Ordering::Relaxed);
+        self.enter(State::Idle);
+    }
+
     /// A request's head is complete.
-    pub(super) fn busy(&self) {
-        self.enter(State::Busy);
+    fn begin(&self) {
+        if self.beats.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.enter(State::Busy);
+        }
     }
 
     /// A request's answer is complete.
-    pub(super) fn idle(&self) {
-        self.enter(State::Idle);
+    fn end(&self) {
+        if self.beats.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.enter(State::Idle);
+        }
     }
 
     /// Bytes came.
     fn read(&self) {
-        if self.state().0 == State::Idle {
+        if self.state().0 == State::Idle && !self.framed.load(Ordering::Relaxed) {
             self.enter(State::Head);
         }
     }
@@ -161,14 +176,14 @@ pub(super) struct Beat(Arc<Pulse>);
 
 impl Beat {
     pub(super) fn begin(pulse: &Arc<Pulse>) -> Self {
-        pulse.busy();
+        pulse.begin();
         Self(Arc::clone(pulse))
     }
 }
 
 impl Drop for Beat {
     fn drop(&mut self) {
-        self.0.idle();
+        self.0.end();
     }
 }
 
@@ -207,6 +222,23 @@ mod tests {
         assert!(!overdue(&pulse));
         (0..6).for_each(|_| ticks.advance());
         assert!(overdue(&pulse));
+    }
+
+    #[test]
+    fn of_many_requests_at_a_time_the_last_one_ends_the_connections_work() {
+        let ticks = Arc::new(Ticks::default());
+        let pulse = Arc::new(Pulse::new(&ticks));
+        pulse.framed();
+        let (first, second) = (Beat::begin(&pulse), Beat::begin(&pulse));
+        drop(first);
+        (0..100).for_each(|_| ticks.advance());
+        assert!(!overdue(&pulse));
+        drop(second);
+        (0..5).for_each(|_| ticks.advance());
+        pulse.read();
+        assert!(!overdue(&pulse));
+        ticks.advance();
+        assert!(overdue(&pulse), "frames without a request give no more time");
     }
 
     #[test]

@@ -5,13 +5,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 
-use super::connection::Connection;
+use super::connection::{Connection, Speaks};
+use super::drain::Drain;
 use super::pulse::{Pulse, Ticks};
 use super::{OpenConnection, Phase, ServerSettings};
 use crate::admission::Peer;
@@ -25,6 +25,7 @@ const TICK: Duration = Duration::from_millis(500);
 pub(super) struct Accepted {
     pub(super) stream: std::net::TcpStream,
     pub(super) peer: Peer,
+    pub(super) speaks: Speaks,
     pub(super) settings: Arc<ServerSettings>,
     pub(super) open: OpenConnection,
 }
@@ -60,7 +61,7 @@ struct WatchedConnection {
 impl Worker {
     /// Serves what comes until told to drain, then what is left until it is done or told to end.
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Accepted>, mut phase: watch::Receiver<Phase>) {
-        let connections = GracefulShutdown::new();
+        let connections = Drain::new();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -75,15 +76,15 @@ impl Worker {
         while let Ok(accepted) = inbox.try_recv() {
             self.serve(accepted, &connections);
         }
-        let mut drained = pin!(connections.shutdown());
+        let mut drained = pin!(connections.drained());
         tokio::select! {
             () = &mut drained => {}
             _ = phase.wait_for(|phase| *phase == Phase::Ending) => {}
         }
     }
 
-    fn serve(&mut self, accepted: Accepted, connections: &GracefulShutdown) {
-        let Accepted { stream, peer, settings, open } = accepted;
+    fn serve(&mut self, accepted: Accepted, connections: &Drain) {
+        let Accepted { stream, peer, speaks, settings, open } = accepted;
         let stream = match TcpStream::from_std(stream).and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
             Ok(stream) => stream,
             Err(error) => return tracing::debug!(%error, "a connection was lost before its first request"),
@@ -92,11 +93,12 @@ impl Worker {
         let connection = Connection {
             worker: self.id,
             gateway: Arc::clone(&self.gateway),
+            telemetry: Arc::clone(&self.telemetry),
             peer,
             settings: Arc::clone(&settings),
             pulse: Arc::clone(&pulse),
         };
-        let serving = connection.serve(stream, connections.watcher());
+        let serving = connection.serve(stream, speaks, connections.watcher());
         let task = tokio::spawn(async move {
             let _open = open;
             serving.await;

@@ -22,7 +22,7 @@ use nexus_gateway::resilience::rate_limit::{OnFailure, Rate, Scope, StoreSetting
 use nexus_gateway::resilience::retry::RetryOn;
 use nexus_gateway::resilience::{BreakerSettings, ConcurrencySettings, Per, RateLimitSettings, RetrySettings};
 use nexus_gateway::route::{PolicyRule, Selector, Toggle};
-use nexus_gateway::server::{ListenerSettings, ServerSettings};
+use nexus_gateway::server::{Http2Settings, ListenerSettings, ServerSettings};
 use nexus_gateway::telemetry::{AccessLogTarget, LogFormat, LogSettings};
 use nexus_gateway::upstream::UpstreamSettings;
 use tempfile::tempdir;
@@ -68,7 +68,8 @@ listen: [{ address: '127.0.0.1:1', trust: untrusted }, { address: '0.0.0.0:2', t
 admin: { address: '127.0.0.1:3' }
 server:
   { max_connections: 4, max_head: 5KiB, head_timeout: 6s, idle_timeout: 9s, grace: 7s, workers: 8, max_in_flight: 21,
-    max_queued_bytes: 22MiB, max_wait: 23s }
+    max_queued_bytes: 22MiB, max_wait: 23s, max_headers: 61, max_uri: 52KiB, max_requests_per_connection: 63,
+    http2: { max_streams: 64, stream_window: 65KiB, connection_window: 66KiB, ping_every: 67s, ping_timeout: 58s } }
 clusters: { home: { url: 'http://a:9/x', discover: { every: 10s, externals: true } } }
 endpoints: { partner: { external: { url: 'http://b:11/y' } } }
 policies:
@@ -124,8 +125,18 @@ log: { level: debug, format: json, access_log: /twenty }",
         server: ServerSettings {
             max_connections: 4,
             max_head: 5 << 10,
+            max_headers: 61,
+            max_uri: 52 << 10,
             head_timeout: seconds(6),
             idle_timeout: seconds(9),
+            max_requests_per_connection: 63,
+            http2: Http2Settings {
+                max_streams: 64,
+                stream_window: 65 << 10,
+                connection_window: 66 << 10,
+                ping_every: seconds(67),
+                ping_timeout: seconds(58),
+            },
             grace: seconds(7),
             workers: 8,
             process: ProcessSettings { max_in_flight: 21, max_queued_bytes: 22 << 20, max_wait: seconds(23) },

@@ -14,6 +14,7 @@ mod drain;
 mod failures;
 mod headers;
 mod hold;
+mod http2;
 mod limits;
 mod metrics;
 mod parking;
