@@ -4,9 +4,13 @@
 //! that has the keys can carry any completion. Knows URLs, tokens and keys. Must not know how a request was admitted or
 //! how a completion is sent.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::request::Parts;
 use http::{HeaderMap, Response};
 
@@ -28,6 +32,9 @@ const BEYOND_OPERATION: Duration = Duration::from_secs(24 * 3600);
 
 /// Longest request id that goes along, in bytes: Temporal's have 36.
 const MAX_REQUEST_ID: usize = 64;
+
+/// Longest name of a caller that goes along as it is, in bytes.
+const MAX_CALLER: usize = 32;
 
 /// What holds for completions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,7 +179,7 @@ impl Callbacks {
             url,
             endpoint: format!("{}/{}", about.endpoint, about.key),
             target: about.target.map(|target| target.to_string()).unwrap_or_default(),
-            caller: about.caller.into(),
+            caller: short(about.caller).into_owned(),
             issued,
             expires: issued.saturating_add(holds.as_secs()),
             request_id: request_id(start),
@@ -203,7 +210,7 @@ impl Callbacks {
         };
         let wrapped = callback::started_token(&head.headers, body).and_then(|token| {
             let operation = Operation { target: target.clone(), token };
-            let sealed = self.keyring.seal_operation(about.endpoint, about.caller, &operation);
+            let sealed = self.keyring.seal_operation(about.endpoint, &short(about.caller), &operation);
             sealed
                 .inspect_err(
                     |error| tracing::warn!(endpoint = about.endpoint, %error, "an operation token stays as it is"),
@@ -226,7 +233,7 @@ impl Callbacks {
             return Ok(None);
         }
         let Some(token) = callback::cancel_token(path, head) else { return Ok(None) };
-        match self.keyring.open_operation(endpoint, caller, &token) {
+        match self.keyring.open_operation(endpoint, &short(caller), &token) {
             Opened::Foreign => Ok(None),
             Opened::Refused(refused) => Err(refused),
             Opened::Ours(Operation { target: TargetRef::Parked { id }, .. }) => Ok(Some(Canceled::Parked(id))),
@@ -271,6 +278,15 @@ impl Callbacks {
     }
 }
 
+/// What seals call a caller: itself, or what its name comes to where that is long, since the callback URL has little room.
+fn short(caller: &str) -> Cow<'_, str> {
+    if caller.len() <= MAX_CALLER && !caller.starts_with('~') {
+        return Cow::Borrowed(caller);
+    }
+    let digest = digest::digest(&digest::SHA256, caller.as_bytes());
+    Cow::Owned(format!("~{}", URL_SAFE_NO_PAD.encode(&digest.as_ref()[..18])))
+}
+
 /// As long as it is one of a usual length: the callback URL has little room.
 fn request_id(start: &HeaderMap) -> String {
     let id = start.get(&headers::REQUEST_ID).and_then(|id| id.to_str().ok());
@@ -279,4 +295,19 @@ fn request_id(start: &HeaderMap) -> String {
 
 fn unix_now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_of_callers_are_told_apart_in_little_room() {
+        let (long, longer) = ("a".repeat(MAX_CALLER + 1), "a".repeat(MAX_CALLER + 2));
+        assert_eq!(short("orders"), "orders");
+        assert_eq!((short(&long).len(), short(&longer).len()), (25, 25));
+        assert_ne!(short(&long), short(&longer));
+        // Nobody is called as a long name is called here.
+        assert_ne!(short(&short(&long)), short(&long));
+    }
 }

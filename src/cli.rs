@@ -126,11 +126,11 @@ pub struct ResolveArgs {
     /// Name an operation, for policies and rules that depend on it.
     #[arg(long, default_value = "")]
     pub operation: String,
-    /// Name a caller by the address that it connects from, for policies that depend on it.
+    /// Name a caller without a name by the address that it connects from, for policies that depend on it.
     #[arg(long, value_name = "IP")]
     pub caller: Option<IpAddr>,
-    /// Say whether this caller may call it, by which rule, and why the others do not fit; `anonymous`: one that shows no
-    /// credential.
+    /// Say whether the caller of this name may call it, by which rule, and why the others do not fit; `anonymous`: one
+    /// that shows no credential. Also for policies that depend on it.
     #[arg(long = "as", value_name = "CALLER")]
     pub who: Option<String>,
     /// The namespace that this caller calls from.

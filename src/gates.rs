@@ -5,7 +5,6 @@
 //! (a turn, a permit, a pass) and takes it back when that is dropped; each wait has a bound in time and in number.
 //! Knows settings and keys. Must not know requests, answers or the configuration file.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use crate::resilience::{BreakerSettings, ConcurrencySettings, RateLimitSettings}
 pub mod breaker;
 pub mod budget;
 pub mod bytes;
+mod caller;
 pub mod concurrency;
 pub mod keyed;
 pub mod rate_limit;
@@ -26,6 +26,7 @@ mod steering;
 
 pub use breaker::Breaker;
 pub use budget::Budget;
+pub use caller::CallerKey;
 pub use concurrency::Concurrency;
 pub use keyed::{Key, Keyed};
 pub use rate_limit::RateLimit;
@@ -140,7 +141,7 @@ impl Gates {
 }
 
 /// The same in every process and version for the same bucket. How long requests wait for it is each one's own matter.
-fn bucket_name(key: &Key<RateLimitSettings>, caller: Option<IpAddr>) -> String {
+fn bucket_name(key: &Key<RateLimitSettings>, caller: Option<&CallerKey>) -> String {
     let Key { settings, selector, endpoint, service, operation } = key;
     let (requests, every, burst) = (settings.rate.requests, settings.rate.every.as_secs(), settings.burst);
     format!("{requests}/{every}s+{burst} {selector} {endpoint:?} {service:?} {operation:?} {caller:?}")
@@ -151,7 +152,7 @@ fn held(process: &ProcessSettings) -> usize {
 }
 
 /// A limit by its key. One that is global is the same for all processes that have the same rule and store.
-fn rate_limit(store: &ArcSwapOption<Store>, key: &Key<RateLimitSettings>, caller: Option<IpAddr>) -> RateLimit {
+fn rate_limit(store: &ArcSwapOption<Store>, key: &Key<RateLimitSettings>, caller: Option<&CallerKey>) -> RateLimit {
     let settings = key.settings.clone();
     match &*store.load() {
         Some(store) if settings.scope == Scope::Global => {

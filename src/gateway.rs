@@ -19,7 +19,7 @@ use crate::body::{Body, Broken, OnEnd};
 use crate::callback::Completions;
 use crate::gates::concurrency::{Permit, Refused};
 use crate::gates::rate_limit::Why;
-use crate::gates::{Gates, IN_FLIGHT};
+use crate::gates::{CallerKey, Gates, IN_FLIGHT};
 use crate::nexus::path::decode;
 use crate::nexus::{Call, Method, headers};
 use crate::park::Park;
@@ -77,6 +77,17 @@ struct Visit {
     permit: Option<Permit>,
     /// Its rate limit and what is left of it, where its answer shall say so.
     left: Option<(String, String)>,
+}
+
+impl Visit {
+    /// By what limits tell its caller apart.
+    fn caller_key(&self) -> CallerKey {
+        caller_key(&self.caller)
+    }
+}
+
+fn caller_key(caller: &Caller) -> CallerKey {
+    caller.identity().map_or_else(|| caller.ip().into(), |identity| Arc::clone(&identity.name).into())
 }
 
 /// What a request holds until the last byte of its answer.
@@ -163,7 +174,7 @@ impl Gateway {
             decode(&head.uri.path()[call.path.endpoint.clone()]).is_some_and(|name| name == endpoint.name());
         let operation = endpoint.operation(call.path.key(head.uri.path()));
         visit.record.operation(&operation.metrics);
-        let governed = operation.governed.of(visit.caller.ip());
+        let governed = operation.governed.of(&visit.caller_key());
         visit.redact = governed.policy.redact;
         if call.path.method != Method::Start
             && let Some(answer) =
@@ -191,7 +202,9 @@ impl Gateway {
         let mut request = outgoing(visit, head, &call, &endpoint, body)?;
         let sticky = governed.policy.sticky;
         let sealed = match sealing {
-            Some(relay) => self.seal_start(relay, about(&endpoint, &key, sticky), source.as_ref(), &mut request)?,
+            Some(relay) => {
+                self.seal_start(relay, about(&visit.caller, &endpoint, &key, sticky), source.as_ref(), &mut request)?
+            }
             None => false,
         };
         let parks = parking.as_ref().map(|parking| parking.rule.on);
@@ -206,7 +219,7 @@ impl Gateway {
         };
         match sealing {
             Some(relay) if sealed && outcome == Outcome::Started => {
-                Ok((relay.wrap_started(answer, about(endpoint, &key, sticky)), outcome))
+                Ok((relay.wrap_started(answer, about(&visit.caller, endpoint, &key, sticky)), outcome))
             }
             _ => Ok((answer, outcome)),
         }
@@ -227,7 +240,7 @@ impl Gateway {
             return Ok(endpoint);
         }
         self.may_know(visit, &name)?;
-        let allowed = self.router.default_policy(visit.caller.peer().ip()).timeout;
+        let allowed = self.router.default_policy(&visit.caller_key()).timeout;
         let deadline = Deadline::new(visit.record.started(), call.timeout, allowed);
         let unavailable = |why: &str| {
             let message = format!("endpoint {name:?} is not known, and the registry could not be asked: {why}");
@@ -268,7 +281,7 @@ impl Gateway {
     /// Waits for the request's turn under its rate limit.
     async fn await_turn(&self, visit: &mut Visit, governed: &Governed, deadline: &Deadline) -> Result<(), Failure> {
         let Some(limit) = &governed.rate_limit else { return Ok(()) };
-        let gate = limit.gate(visit.caller.ip(), visit.record.started());
+        let gate = limit.gate(&visit.caller_key(), visit.record.started());
         let turn = match gate.arrive(visit.record.started()) {
             Some(turn) => turn,
             None => self.wait(visit, Stage::RateLimit, gate.wait(deadline.waits_until())).await,

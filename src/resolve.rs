@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::admission::authorize::Who;
 use crate::config::Settings;
-use crate::gates::Gates;
+use crate::gates::{CallerKey, Gates};
 use crate::registry::{CONFIGURATION, LookUp, Registry};
 use crate::route::{Decided, Decision, Endpoint, Plan, Router, Table};
 use crate::telemetry::Telemetry;
@@ -34,7 +34,7 @@ pub struct Question<'a> {
     pub service: &'a str,
     /// Operation name; empty: one that no rule names.
     pub operation: &'a str,
-    /// Address of the caller; none: one that no rule names.
+    /// Address of the caller; none: one that no rule names. One with a name has no need of it.
     pub caller: Option<IpAddr>,
     /// The caller that rules are asked about; none: rules are not asked.
     pub who: Option<Who<'a>>,
@@ -102,9 +102,10 @@ fn describe(table: &Table, endpoint: &Endpoint, question: Question<'_>, can_rela
     let addresses = if addresses.is_empty() { endpoint.upstream().name().to_owned() } else { addresses.join(", ") };
     line(&mut text, "goes to", format!("{}{{service}}/{{operation}} at {addresses}", endpoint.prefix()));
 
-    let Question { service, operation, caller, .. } = question;
+    let Question { service, operation, .. } = question;
     let policies = table.policies();
-    let decision = policies.explain(endpoint.name(), service, operation, caller);
+    let caller = caller_of(question);
+    let decision = policies.explain(endpoint.name(), service, operation, caller.as_ref());
     decisions(&mut text, &decision);
     completions(&mut text, &decision, can_relay);
     line(&mut text, "park", parking(&decision, can_relay));
@@ -112,9 +113,15 @@ fn describe(table: &Table, endpoint: &Endpoint, question: Question<'_>, can_rela
     let named = policies.callers(endpoint.name(), service, operation);
     if caller.is_none() && !named.is_empty() {
         let named: Vec<_> = named.iter().map(ToString::to_string).collect();
-        line(&mut text, "other callers", format!("ask with --caller about {}", named.join(", ")));
+        line(&mut text, "other callers", format!("ask with --caller or --as about {}", named.join(", ")));
     }
     text
+}
+
+/// As limits and policies tell it apart.
+fn caller_of(question: Question<'_>) -> Option<CallerKey> {
+    let name = question.who.and_then(|who| who.name).map(Arc::<str>::from);
+    name.map(CallerKey::from).or(question.caller.map(CallerKey::from))
 }
 
 /// Each setting with the rule that decides.

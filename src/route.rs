@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -13,7 +12,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::runtime::Handle;
 
 use crate::credentials::Outward;
-use crate::gates::Gates;
+use crate::gates::{CallerKey, Gates};
 use crate::nexus::BaseUrl;
 use crate::nexus::path::decode;
 use crate::registry::{ClusterSettings, Conflict, Definition, Entry, Snapshot, Target};
@@ -179,7 +178,7 @@ impl Router {
     }
 
     /// What holds for requests of `caller` that name no endpoint of the table.
-    pub fn default_policy(&self, caller: IpAddr) -> Policy {
+    pub fn default_policy(&self, caller: &CallerKey) -> Policy {
         self.table.load().plan.policies.decide("", "", "", caller)
     }
 
@@ -432,8 +431,9 @@ mod tests {
     #[tokio::test]
     async fn a_new_policy_reaches_operations_already_known_and_keeps_connections() {
         let router = router(vec![dispatch("pay")]);
-        let policy =
-            |endpoint: &Endpoint| Arc::clone(&endpoint.operation("S/o").governed.of([127, 0, 0, 1].into()).policy);
+        let policy = |endpoint: &Endpoint| {
+            Arc::clone(&endpoint.operation("S/o").governed.of(&std::net::IpAddr::from([127, 0, 0, 1]).into()).policy)
+        };
         let before = router.find("pay").unwrap();
         assert_eq!(policy(&before).max_request_body, 2 << 20);
         let rule = PolicyRule { max_request_body: Some(5), ..PolicyRule::default() };

@@ -13,7 +13,7 @@ use http::{HeaderMap, Uri};
 
 use super::seal::codec::{Reader, Writer};
 use super::seal::{CALLBACK_PATH, Operation, Origin, Refused, TargetRef};
-use super::{About, Callbacks, Unsealable};
+use super::{About, Callbacks, Unsealable, short};
 use crate::nexus::{BaseUrl, callback};
 use crate::upstream::Outgoing;
 
@@ -51,7 +51,7 @@ pub struct KeptCompletion {
 
 /// The name of an operation: the same for each start with the same request id, in each replica.
 pub fn parked_id(about: &About<'_>, request_id: &str) -> [u8; 16] {
-    name(about.caller, about.endpoint, about.key, request_id)
+    name(&short(about.caller), about.endpoint, about.key, request_id)
 }
 
 /// Whether this callback was sealed for an operation that was parked then.
@@ -98,7 +98,7 @@ impl Callbacks {
             self.sealed_callback(&other.uri).ok_or(Unsealable::Malformed)?
         };
         let operation = Operation::parked(name);
-        let token = self.keyring.seal_operation(about.endpoint, about.caller, &operation);
+        let token = self.keyring.seal_operation(about.endpoint, &short(about.caller), &operation);
         let token = token.map_err(Unsealable::TooLong)?;
         let kept = KeptStart {
             tail: start.tail().to_owned(),

@@ -25,7 +25,7 @@ mod tls;
 
 pub(super) use authorization::{EndpointPattern, NamePattern};
 pub(super) use callbacks::{AllowedUrl, KeyId, KeySecret, PublicUrl};
-pub(super) use limits::{CallerAddress, OrOff, Percent, Period, RateOf, Store};
+pub(super) use limits::{CallerName, OrOff, Percent, Period, RateOf, Store};
 pub(super) use park::ParkStore;
 pub(super) use tls::{FilePath, MinVersion, TlsName};
 

@@ -7,7 +7,6 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +15,7 @@ use arc_swap::ArcSwap;
 use moka::sync::Cache;
 use tokio::time::Instant;
 
+use super::CallerKey;
 use crate::resilience::Per;
 
 /// Gates that are kept though no operation has them, per kind.
@@ -77,12 +77,12 @@ struct Kept<S: Settings, L: Send + Sync + 'static> {
     lent: Mutex<HashMap<Arc<Key<S>>, Lent<L>>>,
     idle: Cache<Arc<Key<S>>, Gate<L>>,
     /// Gates of single callers, by their gate's number.
-    members: Cache<(u64, IpAddr), Arc<L>, Hasher>,
+    members: Cache<(u64, CallerKey), Arc<L>, Hasher>,
     next: AtomicU64,
     make: Box<Make<S, L>>,
 }
 
-type Make<S, L> = dyn Fn(&Key<S>, Option<IpAddr>) -> L + Send + Sync;
+type Make<S, L> = dyn Fn(&Key<S>, Option<&CallerKey>) -> L + Send + Sync;
 
 /// The gate of a key.
 struct Gate<L> {
@@ -109,7 +109,7 @@ pub struct Handle<S: Settings, L: Send + Sync + 'static> {
 /// The gates of the last few callers: most requests come from a few, and a look at these is cheaper than one at all.
 struct Recent<L> {
     since: Instant,
-    gates: Vec<(IpAddr, Arc<L>)>,
+    gates: Vec<(CallerKey, Arc<L>)>,
 }
 
 impl<L> Clone for Gate<L> {
@@ -120,7 +120,7 @@ impl<L> Clone for Gate<L> {
 
 impl<S: Settings, L: Send + Sync + 'static> Keyed<S, L> {
     /// Gates that `make` makes.
-    pub fn new(make: impl Fn(&Key<S>, Option<IpAddr>) -> L + Send + Sync + 'static) -> Self {
+    pub fn new(make: impl Fn(&Key<S>, Option<&CallerKey>) -> L + Send + Sync + 'static) -> Self {
         Self(Arc::new(Kept {
             lent: Mutex::default(),
             idle: Cache::builder().max_capacity(MAX_GATES).time_to_idle(MAX_IDLE).build(),
@@ -194,40 +194,33 @@ impl<S: Settings, L: Send + Sync + 'static> Kept<S, L> {
 }
 
 impl<S: Settings, L: Send + Sync + 'static> Handle<S, L> {
-    /// The gate for this caller's request that came at `now`. All addresses of an IPv6 /64 are one caller: whoever has
-    /// one of them has them all.
-    pub fn of(&self, caller: IpAddr, now: Instant) -> Arc<L> {
+    /// The gate for this caller's request that came at `now`. All addresses of an IPv6 /64 are one caller.
+    pub fn of(&self, caller: &CallerKey, now: Instant) -> Arc<L> {
         match &self.gate.shared {
             Some(gate) => Arc::clone(gate),
-            None => self.of_caller(network(caller), now),
+            None => self.of_caller(caller.network(), now),
         }
     }
 
-    fn of_caller(&self, caller: IpAddr, now: Instant) -> Arc<L> {
+    fn of_caller(&self, caller: CallerKey, now: Instant) -> Arc<L> {
         let recent = self.recent.load();
         let is_fresh = now.saturating_duration_since(recent.since) < RECENT_FOR;
         if is_fresh && let Some((_, gate)) = recent.gates.iter().find(|(of, _)| *of == caller) {
             return Arc::clone(gate);
         }
         let Self { key, gate, kept, .. } = self;
-        let found = kept.members.get_with((gate.number, caller), || Arc::new((kept.make)(key, Some(caller))));
+        let make = || Arc::new((kept.make)(key, Some(&caller)));
+        let found = kept.members.get_with((gate.number, caller.clone()), make);
         self.remember(&recent, is_fresh, caller, &found, now);
         found
     }
 
     /// Two at the same time lose nothing but a little work.
-    fn remember(&self, recent: &Recent<L>, is_fresh: bool, caller: IpAddr, gate: &Arc<L>, now: Instant) {
+    fn remember(&self, recent: &Recent<L>, is_fresh: bool, caller: CallerKey, gate: &Arc<L>, now: Instant) {
         let kept = if is_fresh { &recent.gates[recent.gates.len().saturating_sub(MAX_RECENT - 1)..] } else { &[] };
         let gates = kept.iter().cloned().chain([(caller, Arc::clone(gate))]).collect();
         let since = if is_fresh { recent.since } else { now };
         self.recent.store(Arc::new(Recent { since, gates }));
-    }
-}
-
-fn network(caller: IpAddr) -> IpAddr {
-    match caller.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        address @ IpAddr::V4(_) => address,
     }
 }
 
@@ -244,9 +237,13 @@ impl<S: Settings, L: Send + Sync + 'static> Drop for Handle<S, L> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
-    const CALLER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    fn at(address: &str) -> CallerKey {
+        address.parse::<IpAddr>().unwrap().into()
+    }
 
     fn key(operation: &str, per: Per) -> Key<u32> {
         Key::new(7, &"endpoint=pay".into(), per, ["pay", "Svc", operation])
@@ -256,7 +253,7 @@ mod tests {
     fn what_is_counted_together_shares_a_gate() {
         let gates = Keyed::new(|_: &Key<u32>, _| ());
         let per_endpoint = Per { endpoint: true, ..Per::default() };
-        let gate = |operation, per| gates.handle(key(operation, per), false).of(CALLER, Instant::now());
+        let gate = |operation, per| gates.handle(key(operation, per), false).of(&at("127.0.0.1"), Instant::now());
         assert!(Arc::ptr_eq(&gate("a", per_endpoint), &gate("b", per_endpoint)));
         assert!(!Arc::ptr_eq(&gate("a", Per::OPERATION), &gate("b", Per::OPERATION)));
         assert!(Arc::ptr_eq(&gate("a", Per::OPERATION), &gate("a", Per::OPERATION)));
@@ -264,12 +261,12 @@ mod tests {
 
     #[test]
     fn each_caller_has_its_own_where_the_rule_says_so() {
-        let gates = Keyed::new(|_: &Key<u32>, caller| caller);
+        let gates = Keyed::new(|_: &Key<u32>, caller| caller.cloned());
         let handle = gates.handle(key("a", Per::OPERATION), true);
-        let (one, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        let (one, other) = (at("10.0.0.1"), at("10.0.0.2"));
         let now = Instant::now();
-        assert_eq!((*handle.of(one, now), *handle.of(other, now)), (Some(one), Some(other)));
-        assert!(Arc::ptr_eq(&handle.of(one, now), &gates.handle(key("a", Per::OPERATION), true).of(one, now)));
+        assert_eq!((&*handle.of(&one, now), &*handle.of(&other, now)), (&Some(one.clone()), &Some(other)));
+        assert!(Arc::ptr_eq(&handle.of(&one, now), &gates.handle(key("a", Per::OPERATION), true).of(&one, now)));
         assert!(gates.shared().is_empty());
     }
 
@@ -277,31 +274,41 @@ mod tests {
     fn the_addresses_of_a_network_are_one_caller() {
         let gates = Keyed::new(|_: &Key<u32>, _| ());
         let handle = gates.handle(key("a", Per::OPERATION), true);
-        let gate = |address: &str| handle.of(address.parse().unwrap(), Instant::now());
+        let gate = |address: &str| handle.of(&at(address), Instant::now());
         assert!(Arc::ptr_eq(&gate("2001:db8::1"), &gate("2001:db8::2:3:4:5")));
         assert!(!Arc::ptr_eq(&gate("2001:db8::1"), &gate("2001:db8:0:1::1")));
         assert!(Arc::ptr_eq(&gate("10.0.0.1"), &gate("::ffff:10.0.0.1")));
         assert!(!Arc::ptr_eq(&gate("10.0.0.1"), &gate("10.0.0.2")));
     }
 
+    #[test]
+    fn a_name_is_one_caller_and_no_address() {
+        let gates = Keyed::new(|_: &Key<u32>, _| ());
+        let handle = gates.handle(key("a", Per::OPERATION), true);
+        let named = |name: &str| handle.of(&CallerKey::from(Arc::from(name)), Instant::now());
+        assert!(Arc::ptr_eq(&named("orders"), &named("orders")));
+        assert!(!Arc::ptr_eq(&named("orders"), &named("billing")));
+        assert!(!Arc::ptr_eq(&named("10.0.0.1"), &handle.of(&at("10.0.0.1"), Instant::now())));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_caller_keeps_its_gate_among_many_and_over_time() {
         let gates = Keyed::new(|_: &Key<u32>, _| ());
         let handle = gates.handle(key("a", Per::OPERATION), true);
-        let first = handle.of(IpAddr::from([10, 0, 0, 0]), Instant::now());
+        let first = handle.of(&at("10.0.0.0"), Instant::now());
         for host in 0..100 {
-            handle.of(IpAddr::from([10, 0, 0, host]), Instant::now());
+            handle.of(&IpAddr::from([10, 0, 0, host]).into(), Instant::now());
         }
-        assert!(Arc::ptr_eq(&first, &handle.of(IpAddr::from([10, 0, 0, 0]), Instant::now())));
+        assert!(Arc::ptr_eq(&first, &handle.of(&at("10.0.0.0"), Instant::now())));
         tokio::time::advance(2 * RECENT_FOR).await;
-        assert!(Arc::ptr_eq(&first, &handle.of(IpAddr::from([10, 0, 0, 0]), Instant::now())));
+        assert!(Arc::ptr_eq(&first, &handle.of(&at("10.0.0.0"), Instant::now())));
     }
 
     #[test]
     fn other_settings_are_another_gate() {
         let gates = Keyed::new(|_: &Key<u32>, _| ());
         let changed = Key { settings: 8, ..key("a", Per::OPERATION) };
-        let of = |key: Key<u32>| gates.handle(key, false).of(CALLER, Instant::now());
+        let of = |key: Key<u32>| gates.handle(key, false).of(&at("127.0.0.1"), Instant::now());
         assert!(!Arc::ptr_eq(&of(key("a", Per::OPERATION)), &of(changed)));
     }
 
@@ -309,22 +316,31 @@ mod tests {
     fn a_gate_that_somebody_has_stays_and_is_seen_and_one_that_nobody_has_is_only_kept() {
         let gates = Keyed::new(|_: &Key<u32>, _| ());
         let handle = gates.handle(key("a", Per::OPERATION), false);
-        let gate = handle.of(CALLER, Instant::now());
+        let gate = handle.of(&at("127.0.0.1"), Instant::now());
         // As after an hour without a look at it.
         gates.0.idle.invalidate(&key("a", Per::OPERATION));
-        assert!(Arc::ptr_eq(&gate, &gates.handle(key("a", Per::OPERATION), false).of(CALLER, Instant::now())));
+        assert!(Arc::ptr_eq(
+            &gate,
+            &gates.handle(key("a", Per::OPERATION), false).of(&at("127.0.0.1"), Instant::now())
+        ));
         assert_eq!(gates.shared().len(), 1);
         drop(handle);
         assert!(gates.shared().is_empty());
-        assert!(Arc::ptr_eq(&gate, &gates.handle(key("a", Per::OPERATION), false).of(CALLER, Instant::now())));
+        assert!(Arc::ptr_eq(
+            &gate,
+            &gates.handle(key("a", Per::OPERATION), false).of(&at("127.0.0.1"), Instant::now())
+        ));
         gates.0.idle.invalidate(&key("a", Per::OPERATION));
-        assert!(!Arc::ptr_eq(&gate, &gates.handle(key("a", Per::OPERATION), false).of(CALLER, Instant::now())));
+        assert!(!Arc::ptr_eq(
+            &gate,
+            &gates.handle(key("a", Per::OPERATION), false).of(&at("127.0.0.1"), Instant::now())
+        ));
     }
 
     #[test]
     fn a_pinned_gate_stays_though_nobody_has_it() {
         let gates = Keyed::new(|_: &Key<u32>, _| ());
-        let gate = gates.handle(key("a", Per::OPERATION), false).of(CALLER, Instant::now());
+        let gate = gates.handle(key("a", Per::OPERATION), false).of(&at("127.0.0.1"), Instant::now());
         let handle = gates.handle(key("a", Per::OPERATION), false);
         gates.pin(&key("a", Per::OPERATION), true);
         drop(handle);
@@ -338,15 +354,21 @@ mod tests {
     fn what_was_forgotten_comes_back_afresh_and_not_by_who_still_has_it() {
         let gates = Keyed::new(|_: &Key<u32>, _| ());
         let of = |operation| gates.handle(key(operation, Per::OPERATION), false);
-        let (lent, other, idle) = (of("a"), of("b"), of("c").of(CALLER, Instant::now()));
+        let (lent, other, idle) = (of("a"), of("b"), of("c").of(&at("127.0.0.1"), Instant::now()));
         gates.forget(|key| key.operation.as_deref() != Some("b"));
         let fresh = of("a");
         assert!(
-            !Arc::ptr_eq(&lent.of(CALLER, Instant::now()), &fresh.of(CALLER, Instant::now()))
-                && !Arc::ptr_eq(&idle, &of("c").of(CALLER, Instant::now()))
+            !Arc::ptr_eq(&lent.of(&at("127.0.0.1"), Instant::now()), &fresh.of(&at("127.0.0.1"), Instant::now()))
+                && !Arc::ptr_eq(&idle, &of("c").of(&at("127.0.0.1"), Instant::now()))
         );
-        assert!(Arc::ptr_eq(&other.of(CALLER, Instant::now()), &of("b").of(CALLER, Instant::now())));
+        assert!(Arc::ptr_eq(
+            &other.of(&at("127.0.0.1"), Instant::now()),
+            &of("b").of(&at("127.0.0.1"), Instant::now())
+        ));
         drop(lent);
-        assert!(Arc::ptr_eq(&fresh.of(CALLER, Instant::now()), &of("a").of(CALLER, Instant::now())));
+        assert!(Arc::ptr_eq(
+            &fresh.of(&at("127.0.0.1"), Instant::now()),
+            &of("a").of(&at("127.0.0.1"), Instant::now())
+        ));
     }
 }

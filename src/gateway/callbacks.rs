@@ -7,6 +7,8 @@ use http::{HeaderValue, Response};
 
 use super::completion::unopened;
 use super::{Gateway, Visit};
+use crate::admission::Caller;
+use crate::admission::authorize::ANONYMOUS;
 use crate::body::Content;
 use crate::callback::seal::Refused;
 use crate::callback::{About, Callbacks, Canceled};
@@ -15,12 +17,15 @@ use crate::response::{Failure, Reason};
 use crate::route::Endpoint;
 use crate::upstream::Outgoing;
 
-/// Who calls, until callers have names: an address is not what they keep.
-const ANYONE: &str = "anonymous";
-
 /// An operation as seals name it.
-pub(super) fn about<'a>(endpoint: &'a Endpoint, key: &'a str, sticky: bool) -> About<'a> {
-    About { endpoint: endpoint.name(), key, caller: ANYONE, target: sticky.then(|| endpoint.target_ref()) }
+pub(super) fn about<'a>(caller: &'a Caller, endpoint: &'a Endpoint, key: &'a str, sticky: bool) -> About<'a> {
+    let target = sticky.then(|| endpoint.target_ref());
+    About { endpoint: endpoint.name(), key, caller: name_of(caller), target }
+}
+
+/// What seals call a caller: an address is not what it keeps.
+fn name_of(caller: &Caller) -> &str {
+    caller.identity().map_or(ANONYMOUS, |identity| &*identity.name)
 }
 
 /// Whether a start goes to another cluster than the one that it comes from, whose completions need no help.
@@ -66,7 +71,11 @@ impl Gateway {
         let Some(relay) = completions.as_ref().and_then(|completions| completions.relay.as_ref()) else {
             return Ok(None);
         };
-        let opened = relay.open_cancel(head, &call.path, endpoint.name(), ANYONE);
+        let mut opened = relay.open_cancel(head, &call.path, endpoint.name(), name_of(&visit.caller));
+        // What nobody in particular started is anybody's, also once callers have names.
+        if opened.is_err() && visit.caller.identity().is_some() {
+            opened = relay.open_cancel(head, &call.path, endpoint.name(), ANONYMOUS);
+        }
         let unknown = || Failure::new(Reason::UnknownToken, "no operation of this endpoint has this token");
         let opened = match opened {
             // Where tokens pass as they are, they may be another gateway's.

@@ -1,6 +1,7 @@
 //! How a parked operation is finished: sent like a request that comes now, through the same stages, and completed as its
 //! target's cluster would complete it.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +16,7 @@ use super::attempts::Journey;
 use super::judge::Shaped;
 use super::parking::{reason_of, since};
 use super::redacting::redact_completion;
-use super::{Gateway, Visit, crossing, outgoing};
+use super::{Gateway, Visit, caller_key, crossing, outgoing};
 use crate::admission::{Authorized, Caller};
 use crate::body::{Broken, Collected, Content, OnEnd, collect};
 use crate::callback::destination::Destination;
@@ -37,6 +38,9 @@ use crate::response::{Answered, Failure, Outcome, Reason};
 use crate::route::{Endpoint, Operation as Routed, Router};
 use crate::telemetry::Record;
 use crate::upstream::Outgoing;
+
+/// Where nobody in particular calls from.
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// How soon to look again for what should be there.
 const SOON: Duration = Duration::from_secs(1);
@@ -139,13 +143,13 @@ fn span(row: &Row) -> Span {
 
 /// Whether the operation's target could be asked now, as far as is known here.
 fn is_able(endpoint: &Endpoint, operation: &Routed) -> bool {
-    let nobody = [0, 0, 0, 0].into();
+    let nobody = NOBODY.into();
     if !endpoint.upstream().is_usable() {
         return false;
     }
-    let Some(breaker) = &operation.governed.of(nobody).breaker else { return true };
+    let Some(breaker) = &operation.governed.of(&nobody).breaker else { return true };
     let now = Instant::now();
-    let breaker = breaker.gate(nobody, now);
+    let breaker = breaker.gate(&nobody, now);
     if breaker.is_closed() {
         return true;
     }
@@ -251,7 +255,7 @@ impl Relaying<'_> {
         let call = Call { timeout: call::read_timeout(&start.headers)?, ..Call::read(&head)? };
         let operation = endpoint.operation(call.path.key(head.uri.path()));
         let caller = Caller::absent(start.peer);
-        let governed = operation.governed.of(caller.ip());
+        let governed = operation.governed.of(&caller_key(&caller));
         let mut visit = self.visit(caller, &start.headers);
         visit.by_name = true;
         visit.record.operation(&operation.metrics);
@@ -322,7 +326,7 @@ impl Relaying<'_> {
             return Carried::NotNow { down: true };
         }
         let caller = Caller::absent(completion.peer);
-        let policy = gateway.router.default_policy(caller.ip());
+        let policy = gateway.router.default_policy(&caller_key(&caller));
         let mut visit = self.visit(caller, &headers);
         gateway.describe_completion(&mut visit, &home.origin);
         visit.record.resumed(Method::Complete, since(row.arrived));
@@ -364,8 +368,8 @@ impl Relaying<'_> {
         let elsewhere = || self.gateway.router.leading_to(&endpoint, &running.target);
         let Some(endpoint) = there.then(|| Arc::clone(&endpoint)).or_else(elsewhere) else { return false };
         let operation = endpoint.operation(key);
-        let caller = Caller::absent([0, 0, 0, 0].into());
-        let governed = operation.governed.of(caller.ip());
+        let caller = Caller::absent(NOBODY);
+        let governed = operation.governed.of(&caller_key(&caller));
         let mut visit = self.visit(caller, &head.headers);
         visit.record.asked(Method::Cancel);
         visit.record.operation(&operation.metrics);
@@ -412,7 +416,7 @@ impl Gateway {
 fn keep(router: &Router, relay: &Callbacks, row: &Row, completion: &KeptCompletion) -> Option<Ending> {
     let origin = relay.open_origin(&completion.sealed).ok()?;
     let destination = Destination::parse(&origin.url).ok()?;
-    let policy = router.default_policy(completion.peer);
+    let policy = router.default_policy(&completion.peer.into());
     let holds = policy.park.as_ref().map_or_else(|| ParkSettings::default().max_age, |park| park.settings.max_age);
     let content = relay.keep_completion(&row.id.to_string(), completion);
     Some(Ending { lane: format!("d/{destination}").into(), content, holds })

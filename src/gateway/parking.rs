@@ -16,6 +16,7 @@ use super::attempts::Journey;
 use super::callbacks::about;
 use super::judge::Shaped;
 use super::{Gateway, Visit};
+use crate::admission::Caller;
 use crate::body::Content;
 use crate::callback::{Callbacks, parked};
 use crate::nexus::callback::{callback_of, with_cancel_token};
@@ -62,14 +63,15 @@ impl<'a> Parking<'a> {
     }
 
     /// Its name: the same for each start with the same request id.
-    fn id(endpoint: &Endpoint, start: &Start<'_>, request: &Outgoing) -> Id {
+    fn id(caller: &Caller, endpoint: &Endpoint, start: &Start<'_>, request: &Outgoing) -> Id {
         let request_id = request.headers.get(&headers::REQUEST_ID).and_then(|id| id.to_str().ok());
-        Id(parked::parked_id(&about(endpoint, start.key, false), request_id.unwrap_or_default()))
+        Id(parked::parked_id(&about(caller, endpoint, start.key, false), request_id.unwrap_or_default()))
     }
 
     /// The answer to a start that is parked already.
     async fn known(
         &self,
+        caller: &Caller,
         endpoint: &Endpoint,
         start: &Start<'_>,
         request: &Outgoing,
@@ -77,7 +79,7 @@ impl<'a> Parking<'a> {
         if !self.park.has_any(endpoint.name()) {
             return None;
         }
-        match timeout(LOOK_UP, self.park.find(Self::id(endpoint, start, request))).await {
+        match timeout(LOOK_UP, self.park.find(Self::id(caller, endpoint, start, request))).await {
             Ok(Ok(row)) => Some((started(&row?.token), Outcome::Parked)),
             // It is sent, perhaps a second time: its handler knows it by its request id.
             Ok(Err(_)) | Err(_) => None,
@@ -115,7 +117,7 @@ impl Gateway {
         start: Start<'_>,
         mut request: Outgoing,
     ) -> Shaped {
-        if let Some(known) = parking.known(journey.endpoint, &start, &request).await {
+        if let Some(known) = parking.known(&visit.caller, journey.endpoint, &start, &request).await {
             return Ok(known);
         }
         let (until, name) = (journey.deadline.at(), journey.endpoint.name());
@@ -170,8 +172,8 @@ impl Gateway {
         reason: ParkReason,
     ) -> Result<New, &'static str> {
         let endpoint = journey.endpoint;
-        let id = Parking::id(endpoint, start, request);
-        let about = about(endpoint, start.key, false);
+        let id = Parking::id(&visit.caller, endpoint, start, request);
+        let about = about(&visit.caller, endpoint, start.key, false);
         let home = || {
             let source = start.source.or_else(|| request.headers.get(&headers::CALLBACK_SOURCE));
             let id = source?.to_str().ok()?;

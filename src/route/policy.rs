@@ -4,10 +4,10 @@
 //! know how limits, retries and breakers work, only their settings.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::gates::CallerKey;
 use crate::resilience::park::ParkSettings;
 use crate::resilience::{BreakerSettings, ConcurrencySettings, RateLimitSettings, RetrySettings};
 
@@ -18,8 +18,8 @@ pub use rules::{Decided, Decision, ForCallers, Policies};
 /// What a policy rule applies to; an absent part matches everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Selector {
-    /// Address of the caller. An IPv4 address inside an IPv6 one is the same as by itself.
-    pub caller: Option<IpAddr>,
+    /// Name of the caller, or the address of one that has no name.
+    pub caller: Option<CallerKey>,
     /// Endpoint name.
     pub endpoint: Option<Box<str>>,
     /// Service name, decoded.
@@ -147,12 +147,8 @@ impl<T> Toggle<T> {
 
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let caller = self.caller.map(|caller| caller.to_canonical());
-        write!(
-            f,
-            "caller={caller:?} endpoint={:?} service={:?} operation={:?}",
-            self.endpoint, self.service, self.operation
-        )
+        let Self { caller, endpoint, service, operation } = self;
+        write!(f, "caller={caller:?} endpoint={endpoint:?} service={service:?} operation={operation:?}")
     }
 }
 
@@ -162,7 +158,7 @@ impl Selector {
         fn fits<T: PartialEq>(part: Option<&T>, other: Option<&T>) -> bool {
             part.is_none_or(|part| other == Some(part))
         }
-        fits(self.caller.map(|ip| ip.to_canonical()).as_ref(), other.caller.map(|ip| ip.to_canonical()).as_ref())
+        fits(self.caller.as_ref(), other.caller.as_ref())
             && fits(self.endpoint.as_ref(), other.endpoint.as_ref())
             && fits(self.service.as_ref(), other.service.as_ref())
             && fits(self.operation.as_ref(), other.operation.as_ref())
@@ -175,8 +171,8 @@ impl Selector {
     }
 
     /// Whether it matches this caller, or without one every caller that no rule names.
-    fn matches_caller(&self, caller: Option<IpAddr>) -> bool {
-        self.caller.is_none_or(|named| caller.is_some_and(|ip| named.to_canonical() == ip.to_canonical()))
+    fn matches_caller(&self, caller: Option<&CallerKey>) -> bool {
+        self.caller.is_none() || self.caller.as_ref() == caller
     }
 
     /// More parts are more specific; of as many, the one that names the operation, then the service, then the

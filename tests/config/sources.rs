@@ -1,6 +1,7 @@
 //! Where settings come from: files, folders, variables, secrets, flags.
 
 use std::fs;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -210,7 +211,7 @@ fn every_setting_of_a_policy() -> PolicyRule {
     let count = |number| NonZeroU32::new(number).expect("not zero");
     PolicyRule {
         selector: Selector {
-            caller: Some([10, 0, 0, 1].into()),
+            caller: Some(IpAddr::from([10, 0, 0, 1]).into()),
             endpoint: Some("partner".into()),
             service: Some("S".into()),
             operation: Some("O".into()),

@@ -1,5 +1,6 @@
 //! Rate limits: a turn is waited for, in vain only where it does not come in time.
 
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -84,7 +85,7 @@ async fn each_caller_has_a_limit_of_its_own_where_the_policy_says_so() {
 async fn a_rule_may_be_for_one_caller() {
     let handler = Handler::answering(ok());
     let mut settings = limited(&handler, limit(1, 1));
-    settings.policies[0].selector.caller = Some([127, 0, 0, 2].into());
+    settings.policies[0].selector.caller = Some(IpAddr::from([127, 0, 0, 2]).into());
     let gateway = Gateway::start(settings).await;
     let mut named = Caller::connect_from([127, 0, 0, 2].into(), gateway.data()).await;
     assert_eq!(named.call(&start("pay")).await.status(), 200);

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::Park;
 use crate::config::shape::{Switched, Toggled};
 use crate::config::value::{
-    CallerAddress, Checked, Count, EndpointName, HOUR, MIB, MINUTE, OrOff, Percent, Period, RateOf, Segment, Size, Time,
+    CallerName, Checked, Count, EndpointName, HOUR, MIB, MINUTE, OrOff, Percent, Period, RateOf, Segment, Size, Time,
 };
 
 /// `off`, or a mapping of keys.
@@ -70,8 +70,8 @@ pub(in crate::config) enum Callback {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Match {
-    /// The IP address that a caller connects from. Left out: every caller.
-    pub(in crate::config) caller: Option<Checked<CallerAddress>>,
+    /// A caller's name, or the IP address from which one without a name connects. Left out: every caller.
+    pub(in crate::config) caller: Option<Checked<CallerName>>,
     /// An endpoint's name. Left out: every endpoint.
     pub(in crate::config) endpoint: Option<Checked<EndpointName>>,
     /// A service's name. Left out: every service.

@@ -53,7 +53,7 @@ fn rule(file: file::Policy, path: &str, report: &mut Report<'_>) -> PolicyRule {
     let selector = file.r#match.unwrap_or_default();
     PolicyRule {
         selector: Selector {
-            caller: selector.caller.map(|address| address.0),
+            caller: selector.caller.map(|caller| caller.0),
             endpoint: selector.endpoint.map(|name| name.0),
             service: selector.service.map(|name| name.0),
             operation: selector.operation.map(|name| name.0),

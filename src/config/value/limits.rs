@@ -2,11 +2,14 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::IntoConnectionInfo;
 
 use super::{Kind, MIN_PERIOD, Time};
+use crate::admission::authorize::ANONYMOUS;
+use crate::gates::CallerKey;
 use crate::resilience::rate_limit::{Rate, StoreUrl};
 
 /// `off`, or a value of kind `K`.
@@ -120,24 +123,26 @@ impl Kind for RateOf {
     }
 }
 
-/// The address that a caller connects from.
-pub(in crate::config) struct CallerAddress;
+/// A caller's name, or the address of one without a name.
+pub(in crate::config) struct CallerName;
 
-impl Kind for CallerAddress {
-    type Value = IpAddr;
+impl Kind for CallerName {
+    type Value = CallerKey;
 
-    const EXPECTED: &'static str = "an IP address such as `10.0.0.7`";
+    const EXPECTED: &'static str = "a caller's name, or an IP address such as `10.0.0.7`,";
+    const FREE_TEXT: bool = true;
 
-    fn from_text(text: &str) -> Result<IpAddr, String> {
-        let address: Result<IpAddr, _> = text.parse();
-        address.map(|ip| ip.to_canonical()).map_err(|_| {
-            "is not an IP address; a caller has no other name yet: write the one that it connects from, without a port"
-                .into()
-        })
-    }
-
-    fn pattern() -> &'static str {
-        "^[0-9a-fA-F.:]+$"
+    fn from_text(text: &str) -> Result<CallerKey, String> {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(address.into());
+        }
+        if text == ANONYMOUS {
+            return Err("is no caller's name; write the IP address that one without a credential connects from".into());
+        }
+        if text.chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | ':' | '/' | '[' | ']')) {
+            return Err("is neither a name nor an IP address; write one, without a port".into());
+        }
+        Ok(Arc::<str>::from(text).into())
     }
 }
 
@@ -206,7 +211,7 @@ mod tests {
 
     #[test]
     fn an_ipv4_caller_inside_ipv6_is_an_ipv4_caller() {
-        assert_eq!(CallerAddress::from_text("::ffff:10.0.0.7"), Ok(IpAddr::from([10, 0, 0, 7])));
+        assert_eq!(CallerName::from_text("::ffff:10.0.0.7"), Ok(IpAddr::from([10, 0, 0, 7]).into()));
     }
 
     #[test]
@@ -226,7 +231,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_read_or_refused(text in ".*") {
-            let _ = (RateOf::from_text(&text), Percent::<0, 100>::from_text(&text), CallerAddress::from_text(&text));
+            let _ = (RateOf::from_text(&text), Percent::<0, 100>::from_text(&text), CallerName::from_text(&text));
             let _ = (Store::from_text(&text), Store::from_text(&format!("redis://{text}")));
         }
     }

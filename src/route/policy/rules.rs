@@ -1,11 +1,10 @@
 //! The rules in the order in which they decide, and what they decide for an operation and a caller.
 
 use std::cmp::Reverse;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Policy, PolicyRule, Ruled, Selector, Toggle};
+use super::{CallerKey, Policy, PolicyRule, Ruled, Selector, Toggle};
 use crate::resilience::park::ParkSettings;
 use crate::resilience::retry::RetryOn;
 use crate::resilience::{BreakerSettings, ConcurrencySettings, RateLimitSettings, RetrySettings};
@@ -78,7 +77,7 @@ pub struct Decision {
 pub struct ForCallers<T = Arc<Policy>> {
     others: T,
     /// Callers that a rule names, in order.
-    named: Box<[(IpAddr, T)]>,
+    named: Box<[(CallerKey, T)]>,
 }
 
 impl Policies {
@@ -90,7 +89,7 @@ impl Policies {
     }
 
     /// What holds for an operation, and why; without a caller, for every caller that no rule names.
-    pub fn explain(&self, endpoint: &str, service: &str, operation: &str, caller: Option<IpAddr>) -> Decision {
+    pub fn explain(&self, endpoint: &str, service: &str, operation: &str, caller: Option<&CallerKey>) -> Decision {
         self.decide_by(|selector| selector.matches(endpoint, service, operation) && selector.matches_caller(caller))
     }
 
@@ -100,22 +99,23 @@ impl Policies {
     }
 
     /// What holds for an operation and a caller.
-    pub fn decide(&self, endpoint: &str, service: &str, operation: &str, caller: IpAddr) -> Policy {
+    pub fn decide(&self, endpoint: &str, service: &str, operation: &str, caller: &CallerKey) -> Policy {
         self.explain(endpoint, service, operation, Some(caller)).into()
     }
 
     /// What holds for an operation, whoever calls: found once, so that a request only looks its caller up.
     pub fn decide_all(&self, endpoint: &str, service: &str, operation: &str) -> ForCallers {
-        let policy = |caller| Arc::new(self.explain(endpoint, service, operation, caller).into());
-        let callers = self.callers(endpoint, service, operation);
-        let named = callers.into_iter().map(|caller| (caller, policy(Some(caller)))).collect();
+        let policy = |caller: Option<&CallerKey>| Arc::new(self.explain(endpoint, service, operation, caller).into());
+        let callers = self.callers(endpoint, service, operation).into_iter();
+        let named = callers.map(|caller| (policy(Some(&caller)), caller)).map(|(policy, caller)| (caller, policy));
+        let named = named.collect();
         ForCallers { others: policy(None), named }
     }
 
     /// The callers for which something else may hold than for others, in order.
-    pub fn callers(&self, endpoint: &str, service: &str, operation: &str) -> Vec<IpAddr> {
+    pub fn callers(&self, endpoint: &str, service: &str, operation: &str) -> Vec<CallerKey> {
         let matching = self.rules.iter().filter(|rule| rule.selector.matches(endpoint, service, operation));
-        let mut callers: Vec<_> = matching.filter_map(|rule| Some(rule.selector.caller?.to_canonical())).collect();
+        let mut callers: Vec<_> = matching.filter_map(|rule| rule.selector.caller.clone()).collect();
         callers.sort_unstable();
         callers.dedup();
         callers
@@ -197,7 +197,7 @@ impl From<Decision> for Policy {
 impl<T> ForCallers<T> {
     /// The same for what `make` makes of each.
     pub fn map<U>(&self, make: impl Fn(&T) -> U) -> ForCallers<U> {
-        let named = self.named.iter().map(|(caller, policy)| (*caller, make(policy))).collect();
+        let named = self.named.iter().map(|(caller, policy)| (caller.clone(), make(policy))).collect();
         ForCallers { others: make(&self.others), named }
     }
 
@@ -207,24 +207,31 @@ impl<T> ForCallers<T> {
     }
 
     /// What holds for this caller.
-    pub fn of(&self, caller: IpAddr) -> &T {
+    pub fn of(&self, caller: &CallerKey) -> &T {
         if self.named.is_empty() {
             return &self.others;
         }
-        let found = self.named.binary_search_by_key(&caller.to_canonical(), |(named, _)| *named);
+        let found = self.named.binary_search_by(|(named, _)| named.cmp(caller));
         found.map_or(&self.others, |at| &self.named[at].1)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use proptest::prelude::*;
 
-    const CALLER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 5));
-    const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 6));
+    fn caller() -> CallerKey {
+        IpAddr::from([10, 0, 0, 5]).into()
+    }
 
-    fn selector(caller: Option<IpAddr>, endpoint: &str, service: &str, operation: &str) -> Selector {
+    fn other() -> CallerKey {
+        IpAddr::from([10, 0, 0, 6]).into()
+    }
+
+    fn selector(caller: Option<CallerKey>, endpoint: &str, service: &str, operation: &str) -> Selector {
         let part = |text: &str| (!text.is_empty()).then(|| text.into());
         Selector { caller, endpoint: part(endpoint), service: part(service), operation: part(operation) }
     }
@@ -235,11 +242,11 @@ mod tests {
     }
 
     fn of_caller(rule: PolicyRule) -> PolicyRule {
-        PolicyRule { selector: Selector { caller: Some(CALLER), ..rule.selector }, ..rule }
+        PolicyRule { selector: Selector { caller: Some(caller()), ..rule.selector }, ..rule }
     }
 
     fn timeout(policies: &Policies, endpoint: &str, service: &str, operation: &str) -> u64 {
-        policies.decide(endpoint, service, operation, CALLER).timeout.as_secs()
+        policies.decide(endpoint, service, operation, &caller()).timeout.as_secs()
     }
 
     fn breaker(selector: Selector, breaker: Toggle<BreakerSettings>) -> PolicyRule {
@@ -264,7 +271,7 @@ mod tests {
         assert_eq!(timeout(&policies, "pay", "Svc", "z"), 6);
         assert_eq!(timeout(&policies, "pay", "Svc", "op"), 7);
         assert_eq!(timeout(&policies, "pay", "Svc", "op2"), 8);
-        let others = |endpoint| policies.decide(endpoint, "y", "z", OTHER).timeout.as_secs();
+        let others = |endpoint| policies.decide(endpoint, "y", "z", &other()).timeout.as_secs();
         assert_eq!((others("x"), others("pay")), (1, 3));
     }
 
@@ -305,7 +312,7 @@ mod tests {
         let no_retry = PolicyRule { retry: Some(Toggle::Off), ..PolicyRule::default() };
         let policies = Policies::new(vec![everything, off, no_retry]);
         assert_eq!(policies.explain("pay", "S", "o", None).breaker, Decided { value: None, rule: Some(1) });
-        let other = policies.decide("other", "S", "o", CALLER);
+        let other = policies.decide("other", "S", "o", &caller());
         let (on, retry) = (other.breaker.unwrap(), other.retry);
         assert_eq!((&*on.name, on.rule), ("policies[0].breaker", 0));
         assert_eq!((retry.attempts, retry.on), (1, RetryOn::NOTHING));
@@ -321,11 +328,11 @@ mod tests {
         };
         let policies = Policies::new(vec![of("", Some(false), Some(false)), of("pay", Some(true), None)]);
         let decided = |endpoint| {
-            let policy = policies.decide(endpoint, "S", "o", CALLER);
+            let policy = policies.decide(endpoint, "S", "o", &caller());
             (policy.relay, policy.sticky)
         };
         assert_eq!((decided("pay"), decided("other")), ((true, false), (false, false)));
-        let default = Policies::default().decide("pay", "S", "o", CALLER);
+        let default = Policies::default().decide("pay", "S", "o", &caller());
         assert_eq!((default.relay, default.sticky), (true, true));
     }
 
@@ -341,7 +348,7 @@ mod tests {
             vec![of("", Toggle::On(ParkSettings::default())), of("pay", Toggle::Off), of("buy", Toggle::On(few))];
         let policies = Policies::new(rules);
         let decided = |endpoint| {
-            let park = policies.decide(endpoint, "S", "o", CALLER).park;
+            let park = policies.decide(endpoint, "S", "o", &caller()).park;
             park.map(|park| (park.settings.max, park.name.to_string(), park.selector.endpoint.is_some()))
         };
         assert_eq!(decided("other"), Some((100_000, "policies[0].park".into(), false)));
@@ -354,7 +361,7 @@ mod tests {
     #[test]
     fn requests_of_one_rule_share_its_settings() {
         let policies = Policies::new(vec![breaker(Selector::default(), Toggle::On(BreakerSettings::default()))]);
-        let of = |operation| policies.decide_all("pay", "S", operation).of(CALLER).breaker.clone().unwrap();
+        let of = |operation| policies.decide_all("pay", "S", operation).of(&caller()).breaker.clone().unwrap();
         assert!(Arc::ptr_eq(&of("a"), &of("b")));
     }
 
@@ -362,7 +369,7 @@ mod tests {
     fn a_limit_is_known_again_after_its_rule_moved() {
         let limit = breaker(selector(None, "pay", "", ""), Toggle::On(BreakerSettings::default()));
         let key = |rules| {
-            let ruled = Policies::new(rules).decide("pay", "S", "o", CALLER).breaker.unwrap();
+            let ruled = Policies::new(rules).decide("pay", "S", "o", &caller()).breaker.unwrap();
             (ruled.settings.clone(), ruled.selector.clone())
         };
         let before = key(vec![limit.clone()]);
@@ -375,32 +382,37 @@ mod tests {
 
     #[test]
     fn an_ipv4_caller_is_the_same_inside_ipv6() {
-        let mapped: IpAddr = "::ffff:10.0.0.5".parse().unwrap();
-        for (named, asks) in [(CALLER, mapped), (mapped, CALLER), (mapped, mapped)] {
+        let mapped = || CallerKey::from("::ffff:10.0.0.5".parse::<IpAddr>().unwrap());
+        for (named, asks) in [(caller(), mapped()), (mapped(), caller()), (mapped(), mapped())] {
             let mut rule = rule("", "", "", 3);
             rule.selector.caller = Some(named);
             let policies = Policies::new(vec![rule]);
-            assert_eq!(policies.decide("e", "s", "o", asks).timeout.as_secs(), 3);
+            assert_eq!(policies.decide("e", "s", "o", &asks).timeout.as_secs(), 3);
             let all = policies.decide_all("e", "s", "o");
-            assert_eq!((all.of(asks).timeout.as_secs(), all.of(OTHER).timeout.as_secs()), (3, 10));
+            assert_eq!((all.of(&asks).timeout.as_secs(), all.of(&other()).timeout.as_secs()), (3, 10));
         }
     }
 
     #[test]
     fn what_holds_for_a_selector_is_said_by_rules_that_cover_it() {
         let policies = Policies::new(vec![rule("", "", "", 9), rule("pay", "", "", 5), rule("pay", "S", "", 1)]);
-        let of = |endpoint: &str| policies.explain_selector(&selector(Some(CALLER), endpoint, "", "")).timeout;
+        let of = |endpoint: &str| policies.explain_selector(&selector(Some(caller()), endpoint, "", "")).timeout;
         assert_eq!(of("pay"), Decided { value: Duration::from_secs(5), rule: Some(1) });
         assert_eq!(of("other"), Decided { value: Duration::from_secs(9), rule: Some(0) });
     }
 
+    /// An address, or else a name.
+    fn key(text: &str) -> CallerKey {
+        text.parse::<IpAddr>().map_or_else(|_| Arc::<str>::from(text).into(), Into::into)
+    }
+
     /// A rule over few names and callers, so that many match.
     fn any_rule() -> impl Strategy<Value = PolicyRule> {
-        let caller = prop::option::of(prop::sample::select(vec!["10.0.0.5", "::ffff:10.0.0.5", "10.0.0.6", "::1"]));
+        let caller = prop::option::of(prop::sample::select(vec!["10.0.0.5", "::ffff:10.0.0.5", "::1", "orders"]));
         let name = || prop::option::of(prop::sample::select(vec!["a", "b"]));
         (caller, name(), name(), name(), prop::option::of(1_u64..100)).prop_map(|(caller, e, s, o, seconds)| {
             let part = |text: Option<&str>| text.map(Into::into);
-            let caller = caller.map(|ip| ip.parse().unwrap());
+            let caller = caller.map(key);
             let selector = Selector { caller, endpoint: part(e), service: part(s), operation: part(o) };
             PolicyRule { selector, timeout: seconds.map(Duration::from_secs), ..PolicyRule::default() }
         })
@@ -411,9 +423,8 @@ mod tests {
         fn looking_a_caller_up_is_the_same_as_deciding_for_it(rules in prop::collection::vec(any_rule(), 0..12)) {
             let policies = Policies::new(rules);
             let all = policies.decide_all("a", "b", "a");
-            for caller in ["10.0.0.5", "::ffff:10.0.0.6", "10.0.0.6", "::1", "10.0.0.7"] {
-                let caller = caller.parse().unwrap();
-                prop_assert_eq!(&**all.of(caller), &policies.decide("a", "b", "a", caller), "{}", caller);
+            for caller in ["10.0.0.5", "::ffff:10.0.0.6", "::1", "10.0.0.7", "orders", "billing"].map(key) {
+                prop_assert_eq!(&**all.of(&caller), &policies.decide("a", "b", "a", &caller), "{}", caller);
             }
         }
     }
