@@ -23,6 +23,7 @@ use crate::upstream::UpstreamSettings;
 
 mod de;
 mod expand;
+mod expiry;
 mod file;
 mod inputs;
 mod merge;
@@ -37,6 +38,7 @@ mod tree;
 mod units;
 mod value;
 
+pub use expiry::{expiries, expiring};
 pub use inputs::Inputs;
 pub use new_key::{key_id, new_key};
 pub use notes::notes;

@@ -6,7 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -18,7 +18,7 @@ use crate::admission::Authorization;
 use crate::callback::destination::{Allowed, Destinations};
 use crate::callback::seal::{Key, Keyring};
 use crate::callback::{Callbacks, Completions, keys};
-use crate::config::Settings;
+use crate::config::{self, Settings};
 use crate::gates::Gates;
 use crate::gateway::Gateway;
 use crate::registry::Registry;
@@ -184,7 +184,8 @@ impl Running {
             settings.redis.clone(),
         ));
         self.registry.configure(&settings.clusters, settings.endpoints.clone());
-        self.server.configure(settings.server.clone(), &settings.listen, data);
+        self.note_expiries(settings);
+        self.server.configure(settings.server.clone(), settings.authorization.is_some(), data);
     }
 
     /// Parks, if these settings want it. Once begun it goes on: something may be left.
@@ -201,6 +202,13 @@ impl Running {
         let _ = timeout(OPENING, parking.park.tried()).await;
         *self.parking.lock().unwrap_or_else(PoisonError::into_inner) = Some(parking);
         Ok(())
+    }
+
+    fn note_expiries(&self, settings: &Settings) {
+        self.telemetry.tls.expire(config::expiries(settings));
+        for note in config::expiring(settings, SystemTime::now()) {
+            tracing::warn!("{note}");
+        }
     }
 
     fn warn_of_dropped_keys(&self, before: &Settings, now: &Settings) {

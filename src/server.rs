@@ -20,10 +20,11 @@ use crate::admission::{Peer, Trust};
 use crate::gates::ProcessSettings;
 use crate::gateway::Gateway;
 use crate::telemetry::Telemetry;
-use crate::tls::ServerTlsSettings;
+use crate::tls::{ClientAuth, Protocol, ServerTls, ServerTlsSettings};
 
 mod connection;
 mod drain;
+mod handshake;
 mod http2;
 mod message;
 mod preface;
@@ -31,8 +32,9 @@ mod pulse;
 mod worker;
 
 use connection::Speaks;
+use handshake::Handshakes;
 pub use http2::Http2Settings;
-use worker::Accepted;
+use worker::{Accepted, Security};
 
 /// Pause after an accept that failed: out of file descriptors, most of the time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -72,6 +74,10 @@ pub struct ServerSettings {
     pub max_uri: usize,
     /// Longest time for a request head to arrive, from its first byte.
     pub head_timeout: Duration,
+    /// Longest time for a TLS handshake, from the connection on.
+    pub handshake_timeout: Duration,
+    /// TLS handshakes at a time; a quarter of them by one peer.
+    pub max_handshakes: usize,
     /// Longest time that a connection stays open without a request, or with an answer that its caller does not read.
     /// Longer than the 90 s after which Go clients close idle connections, so that it is them who close.
     pub idle_timeout: Duration,
@@ -95,6 +101,8 @@ impl Default for ServerSettings {
             max_headers: 100,
             max_uri: 8 << 10,
             head_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(10),
+            max_handshakes: 256,
             idle_timeout: Duration::from_secs(180),
             max_requests_per_connection: 100_000,
             http2: Http2Settings::default(),
@@ -126,6 +134,7 @@ pub struct Server {
 /// What listeners and workers have in common.
 struct Shared {
     settings: ArcSwap<ServerSettings>,
+    handshakes: ArcSwap<Handshakes>,
     telemetry: Arc<Telemetry>,
     inboxes: Vec<mpsc::UnboundedSender<Accepted>>,
     turn: AtomicUsize,
@@ -133,8 +142,11 @@ struct Shared {
 }
 
 struct Listener {
-    settings: Arc<ArcSwap<ListenerSettings>>,
+    settings: ListenerSettings,
+    terms: Arc<ArcSwap<Terms>>,
     bound: SocketAddr,
+    /// What was said of it last.
+    warning: Option<&'static str>,
     task: AbortHandle,
 }
 
@@ -144,10 +156,22 @@ impl Drop for Listener {
     }
 }
 
-/// A listener that is bound but does not accept yet.
+/// On what terms connections to a listener are taken.
+#[derive(Clone)]
+struct Terms {
+    trust: Trust,
+    /// None: cleartext.
+    tls: Option<ServerTls>,
+    /// Whether HTTP/2 is spoken, besides HTTP/1.1.
+    http2: bool,
+}
+
+/// A listener that is ready, but not in force yet.
 pub struct Bound {
     settings: ListenerSettings,
-    socket: TcpListener,
+    terms: Terms,
+    /// None where it is bound already.
+    socket: Option<TcpListener>,
 }
 
 impl Server {
@@ -164,47 +188,59 @@ impl Server {
             inboxes.push(inbox);
             threads.push(worker::start(id, work, Arc::clone(gateway), Arc::clone(&telemetry), phase.clone())?);
         }
+        let handshakes = ArcSwap::from_pointee(Handshakes::new(settings.max_handshakes));
         let settings = ArcSwap::from_pointee(settings);
-        let shared =
-            Shared { settings, telemetry, inboxes, turn: AtomicUsize::new(0), open: Arc::new(AtomicUsize::new(0)) };
+        let (turn, open) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
+        let shared = Shared { settings, handshakes, telemetry, inboxes, turn, open };
         Ok(Self { shared: Arc::new(shared), listeners: Mutex::default(), threads })
     }
 
-    /// Binds those of `wanted` that are not bound yet, all or none.
+    /// Makes ready what `wanted` asks for, all or nothing: binds what is not bound yet.
     pub fn bind(&self, wanted: &[ListenerSettings]) -> Result<Vec<Bound>, (SocketAddr, io::Error)> {
         let listeners = self.lock();
-        let new = wanted.iter().filter(|wanted| !listeners.contains_key(&wanted.address));
-        new.map(|settings| match bind(settings) {
-            Ok(socket) => Ok(Bound { settings: settings.clone(), socket }),
-            Err(error) => Err((settings.address, error)),
-        })
-        .collect()
+        let ready = |settings: &ListenerSettings| {
+            let before = listeners.get(&settings.address);
+            let terms = terms(settings, before)?;
+            let socket = if before.is_some() { None } else { Some(bind(settings.address)?) };
+            Ok(Bound { settings: settings.clone(), terms, socket })
+        };
+        wanted.iter().map(|settings| ready(settings).map_err(|error| (settings.address, error))).collect()
     }
 
-    /// From now on accepts at exactly `wanted`, of which `bound` are new, under `settings`.
-    pub fn configure(&self, settings: ServerSettings, wanted: &[ListenerSettings], bound: Vec<Bound>) {
+    /// From now on accepts at exactly those that are `bound`, under `settings`. Connections that are open stay as they
+    /// are. `guarded` is whether the gateway asks who calls.
+    pub fn configure(&self, settings: ServerSettings, guarded: bool, bound: Vec<Bound>) {
+        if self.shared.handshakes.load().max() != settings.max_handshakes {
+            self.shared.handshakes.store(Arc::new(Handshakes::new(settings.max_handshakes)));
+        }
         self.shared.settings.store(Arc::new(settings));
         let mut listeners = self.lock();
         listeners.retain(|address, listener| {
-            let kept = wanted.iter().find(|wanted| wanted.address == *address);
-            if let Some(settings) = kept {
-                listener.settings.store(Arc::new(settings.clone()));
-            } else {
+            let is_kept = bound.iter().any(|bound| bound.settings.address == *address);
+            if !is_kept {
                 tracing::info!(address = %listener.bound, "data port closed");
             }
-            kept.is_some()
+            is_kept
         });
-        for Bound { settings, socket } in bound {
-            let Ok(address) = socket.local_addr() else { continue };
-            tracing::info!(%address, trust = ?settings.trust, "data port listening");
-            if !address.ip().is_loopback() {
-                tracing::warn!(%address, "everyone who reaches this port may call every endpoint: no authentication is configured");
+        for Bound { settings, terms, socket } in bound {
+            if let Some(listener) = listeners.get_mut(&settings.address) {
+                listener.change(settings, terms);
+            } else if let Some(listener) = socket.and_then(|socket| self.listen(&settings, terms, socket)) {
+                listeners.insert(settings.address, listener);
             }
-            let key = settings.address;
-            let settings = Arc::new(ArcSwap::from_pointee(settings));
-            let task = tokio::spawn(accept(Arc::clone(&self.shared), socket, Arc::clone(&settings)));
-            listeners.insert(key, Listener { settings, bound: address, task: task.abort_handle() });
         }
+        for listener in listeners.values_mut() {
+            listener.warn_of_strangers(guarded);
+        }
+    }
+
+    fn listen(&self, settings: &ListenerSettings, terms: Terms, socket: TcpListener) -> Option<Listener> {
+        let bound = socket.local_addr().ok()?;
+        let (trust, tls) = (settings.trust, settings.tls.is_some());
+        tracing::info!(address = %bound, ?trust, tls, "data port listening");
+        let terms = Arc::new(ArcSwap::from_pointee(terms));
+        let task = tokio::spawn(accept(Arc::clone(&self.shared), socket, Arc::clone(&terms)));
+        Some(Listener { settings: settings.clone(), terms, bound, warning: None, task: task.abort_handle() })
     }
 
     /// Addresses that are bound.
@@ -238,24 +274,64 @@ impl Server {
     }
 }
 
-fn bind(settings: &ListenerSettings) -> io::Result<TcpListener> {
-    let address = settings.address;
-    if settings.tls.is_some() {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, "TLS is not spoken yet"));
+impl Listener {
+    /// From now on takes connections on these terms.
+    fn change(&mut self, settings: ListenerSettings, terms: Terms) {
+        self.terms.store(Arc::new(terms));
+        let before = std::mem::replace(&mut self.settings, settings);
+        let (address, now) = (self.bound, &self.settings);
+        match (&before.tls, &now.tls) {
+            (Some(_), None) => tracing::warn!(%address, "TLS is gone: from now on this port takes cleartext only"),
+            (None, Some(_)) => tracing::info!(%address, "from now on this port takes TLS only"),
+            (Some(before), Some(now)) if before != now => tracing::info!(%address, "TLS of this port changed"),
+            _ => {}
+        }
     }
+
+    /// Says once that anybody may call, for as long as it is so.
+    fn warn_of_strangers(&mut self, guarded: bool) {
+        let warning = if guarded || self.bound.ip().is_loopback() { None } else { Some(strangers(&self.settings)) };
+        if let Some(warning) = warning.filter(|_| warning != self.warning) {
+            tracing::warn!(address = %self.bound, "{warning}: no authentication is configured");
+        }
+        self.warning = warning;
+    }
+}
+
+/// What was made of the same settings before is kept: clients can resume their sessions.
+fn terms(settings: &ListenerSettings, before: Option<&Listener>) -> io::Result<Terms> {
+    let same = |before: &&Listener| (&before.settings.tls, before.settings.http2) == (&settings.tls, settings.http2);
+    let kept = before.filter(same).map(|before| before.terms.load().tls.clone());
+    let protocols: &[_] = if settings.http2 { &[Protocol::Http2, Protocol::Http1] } else { &[Protocol::Http1] };
+    let tls = match (kept, &settings.tls) {
+        (Some(kept), _) => kept,
+        (None, Some(tls)) => Some(ServerTls::new(tls, protocols).map_err(io::Error::other)?),
+        (None, None) => None,
+    };
+    Ok(Terms { trust: settings.trust, tls, http2: settings.http2 })
+}
+
+fn strangers(settings: &ListenerSettings) -> &'static str {
+    if settings.tls.as_ref().is_some_and(|tls| matches!(tls.clients, ClientAuth::Required(_))) {
+        "everyone with a certificate of the clients' authorities may call every endpoint"
+    } else {
+        "everyone who reaches this port may call every endpoint"
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-async fn accept(shared: Arc<Shared>, socket: TcpListener, settings: Arc<ArcSwap<ListenerSettings>>) {
+async fn accept(shared: Arc<Shared>, socket: TcpListener, terms: Arc<ArcSwap<Terms>>) {
     loop {
         match socket.accept().await {
             Ok((stream, peer)) => {
-                let listener = settings.load();
-                let speaks = if listener.http2 { Speaks::Either } else { Speaks::Http1 };
-                shared.deal(stream, Peer::connected(peer, listener.trust), speaks);
+                let terms = terms.load();
+                shared.deal(stream, Peer::connected(peer, terms.trust), &terms);
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -267,7 +343,7 @@ async fn accept(shared: Arc<Shared>, socket: TcpListener, settings: Arc<ArcSwap<
 
 impl Shared {
     /// Hands a connection to the worker whose turn it is, or closes it where there are too many.
-    fn deal(&self, stream: TcpStream, peer: Peer, speaks: Speaks) {
+    fn deal(&self, stream: TcpStream, peer: Peer, terms: &Terms) {
         let settings = self.settings.load();
         let open = OpenConnection::count(&self.open, &self.telemetry);
         if self.open.load(Ordering::Relaxed) > settings.max_connections {
@@ -281,10 +357,13 @@ impl Shared {
             return;
         }
         self.telemetry.connections_total.inc();
-        let accepted =
-            stream.into_std().map(|stream| Accepted { stream, peer, speaks, settings: Arc::clone(&settings), open });
-        match accepted {
-            Ok(accepted) => {
+        let security = match &terms.tls {
+            Some(tls) => Security::Tls(tls.clone(), self.handshakes.load_full()),
+            None => Security::Cleartext(if terms.http2 { Speaks::Either } else { Speaks::Http1 }),
+        };
+        match stream.into_std() {
+            Ok(stream) => {
+                let accepted = Accepted { stream, peer, security, settings: Arc::clone(&settings), open };
                 let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.inboxes.len();
                 // A worker that is gone has its inbox closed; the connection is then dropped, which closes it.
                 let _ = self.inboxes[turn].send(accepted);

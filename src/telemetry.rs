@@ -17,6 +17,7 @@ mod operations;
 mod parking;
 mod record;
 mod stage;
+mod tls;
 
 use crate::nexus::ErrorType;
 use crate::resilience::breaker::{State, Transition};
@@ -28,6 +29,7 @@ pub use operations::{EndpointMetrics, MethodLabel, OperationMetrics};
 pub use parking::ParkMetrics;
 pub use record::Record;
 pub use stage::{Decision, Stage, Withheld, waited_at};
+pub use tls::{Handshake, TlsMetrics};
 
 /// Upper bounds of the latency buckets in seconds: from a local hop to beyond a caller's 10 s.
 const LATENCY: [f64; 14] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -103,6 +105,8 @@ pub struct Telemetry {
     connections_cut: IntCounterVec,
     /// Configurations taken, by result: `applied` or `refused`.
     pub reloads: IntCounterVec,
+    /// TLS with clients.
+    pub tls: TlsMetrics,
     /// Keys of callbacks that a reload took away.
     pub callback_keys_dropped: IntCounter,
     /// 1 where the configuration last read is in force, 0 where it was refused.
@@ -238,6 +242,7 @@ impl Telemetry {
                 "Connections, and streams of HTTP/2, ended for what their callers did, by reason.",
                 &["reason"],
             ),
+            tls: TlsMetrics::new(&make),
             reloads: make.counters("config_reloads_total", "Changed configurations read, by result.", &["result"]),
             callback_keys_dropped: make.counter(
                 "callback_keys_dropped_total",

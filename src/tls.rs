@@ -27,7 +27,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use peer::PeerCertificate;
-use peer::can_issue;
+use peer::{can_issue, expires};
 
 /// Which HTTP is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,6 +57,7 @@ impl Protocol {
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyPair {
     chain: Arc<[CertificateDer<'static>]>,
+    expires: i64,
     key: Arc<PrivateKeyDer<'static>>,
 }
 
@@ -64,10 +65,11 @@ impl KeyPair {
     /// Reads a chain, its own certificate first, and a key, both PEM.
     pub fn read(chain: &str, key: &str) -> Result<Self, PairError> {
         let chain = certificates(chain).map_err(PairError::Certificate)?;
-        if let Err(error) = ParsedCertificate::try_from(&chain[0]) {
-            return Err(PairError::Certificate(format!("has a certificate that cannot be used: {error}")));
-        }
-        let pair = Self { chain: chain.into(), key: Arc::new(private_key(key)?) };
+        let unusable = |why| PairError::Certificate(format!("has a certificate that cannot be used: {why}"));
+        ParsedCertificate::try_from(&chain[0]).map_err(|error| unusable(error.to_string()))?;
+        let expires = chain.iter().map(expires).collect::<Result<Vec<_>, _>>().map_err(unusable)?;
+        let expires = expires.into_iter().min().unwrap_or(i64::MAX);
+        let pair = Self { chain: chain.into(), expires, key: Arc::new(private_key(key)?) };
         match pair.certified() {
             Ok(_) => Ok(pair),
             Err(rustls::Error::InconsistentKeys(_)) => Err(PairError::Mismatch),
@@ -79,6 +81,11 @@ impl KeyPair {
     /// The certificates, the pair's own one first.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.chain
+    }
+
+    /// When the first of the certificates expires, in seconds since 1970.
+    pub fn expires(&self) -> i64 {
+        self.expires
     }
 
     fn certified(&self) -> Result<CertifiedKey, rustls::Error> {

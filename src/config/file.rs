@@ -101,6 +101,10 @@ pub(super) struct Server {
     pub(super) max_uri: Option<Checked<Size<KIB, { 60 * KIB }>>>,
     /// Longest time for a request head to arrive, from its first byte, 1s to 1h. Default: 10s.
     pub(super) head_timeout: Option<Checked<Time<1000, HOUR>>>,
+    /// Longest time for a TLS handshake, 100ms to 1m. Default: 10s.
+    pub(super) handshake_timeout: Option<Checked<Time<100, MINUTE>>>,
+    /// TLS handshakes at a time, 1 to 100000; one peer has a quarter of them. Further ones wait. Default: 256.
+    pub(super) max_handshakes: Option<Checked<Count<1, 100_000>>>,
     /// Longest time that a connection stays open without a request, 1s to 24h. Default: 3m.
     pub(super) idle_timeout: Option<Checked<Time<1000, { 24 * HOUR }>>>,
     /// Requests that a connection serves before its caller is told to open another one, 1 to 1000000000.

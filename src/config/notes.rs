@@ -1,6 +1,9 @@
 //! What is right in a configuration, and good to know before it is put in force.
 
+use std::time::SystemTime;
+
 use super::Settings;
+use super::expiry::expiring;
 use super::problem::quoted_list;
 use crate::admission::authorize::{ANONYMOUS, Pattern, Rule};
 use crate::route::Toggle;
@@ -9,7 +12,8 @@ use crate::route::Toggle;
 pub fn notes(settings: &Settings) -> Vec<String> {
     let parks = settings.policies.iter().any(|rule| matches!(rule.park, Some(Toggle::On(_))));
     let parking = if parks { of_parking(settings) } else { Vec::new() };
-    parking.into_iter().chain(of_authorization(settings)).collect()
+    let expiring = expiring(settings, SystemTime::now());
+    expiring.into_iter().chain(parking).chain(of_authorization(settings)).collect()
 }
 
 /// Rules that let nobody in, though they are right.

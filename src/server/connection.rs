@@ -32,7 +32,6 @@ pub(super) enum Speaks {
     /// HTTP/1.1 only.
     Http1,
     /// HTTP/2 only.
-    #[expect(dead_code, reason = "only a handshake of TLS can tell")]
     Http2,
     /// The first bytes tell.
     Either,

@@ -11,12 +11,14 @@ use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 
 use super::connection::{Connection, Speaks};
-use super::drain::Drain;
+use super::drain::{Drain, Watcher};
+use super::handshake::{self, Handshakes};
 use super::pulse::{Pulse, Ticks};
 use super::{OpenConnection, Phase, ServerSettings};
 use crate::admission::Peer;
 use crate::gateway::Gateway;
 use crate::telemetry::Telemetry;
+use crate::tls::{Protocol, ServerTls};
 
 /// Time between two looks at the connections.
 const TICK: Duration = Duration::from_millis(500);
@@ -25,9 +27,17 @@ const TICK: Duration = Duration::from_millis(500);
 pub(super) struct Accepted {
     pub(super) stream: std::net::TcpStream,
     pub(super) peer: Peer,
-    pub(super) speaks: Speaks,
+    pub(super) security: Security,
     pub(super) settings: Arc<ServerSettings>,
     pub(super) open: OpenConnection,
+}
+
+/// How a connection begins.
+pub(super) enum Security {
+    /// With what is spoken.
+    Cleartext(Speaks),
+    /// With a handshake, in its turn, which says what is spoken.
+    Tls(ServerTls, Arc<Handshakes>),
 }
 
 /// Starts worker `id`.
@@ -84,7 +94,7 @@ impl Worker {
     }
 
     fn serve(&mut self, accepted: Accepted, connections: &Drain) {
-        let Accepted { stream, peer, speaks, settings, open } = accepted;
+        let Accepted { stream, peer, security, settings, open } = accepted;
         let stream = match TcpStream::from_std(stream).and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
             Ok(stream) => stream,
             Err(error) => return tracing::debug!(%error, "a connection was lost before its first request"),
@@ -98,11 +108,17 @@ impl Worker {
             settings: Arc::clone(&settings),
             pulse: Arc::clone(&pulse),
         };
-        let serving = connection.serve(stream, speaks, connections.watcher());
-        let task = tokio::spawn(async move {
-            let _open = open;
-            serving.await;
-        });
+        let watcher = connections.watcher();
+        let task = match security {
+            Security::Cleartext(speaks) => tokio::spawn(async move {
+                let _open = open;
+                connection.serve(stream, speaks, watcher).await;
+            }),
+            Security::Tls(tls, handshakes) => tokio::spawn(async move {
+                let _open = open;
+                serve_tls(connection, stream, &tls, &handshakes, watcher).await;
+            }),
+        };
         self.watched.push(WatchedConnection { pulse, settings, task: task.abort_handle() });
     }
 
@@ -117,5 +133,28 @@ impl Worker {
             }
             !connection.task.is_finished()
         });
+    }
+}
+
+/// Shakes hands, and serves what comes then. Who has not shaken hands when the process ends has asked for nothing yet.
+async fn serve_tls(
+    mut connection: Connection,
+    stream: TcpStream,
+    tls: &ServerTls,
+    handshakes: &Handshakes,
+    mut watcher: Watcher,
+) {
+    let limit = connection.settings.handshake_timeout;
+    let accepted = tokio::select! {
+        accepted = handshake::shake(tls, stream, handshakes, limit, &connection.telemetry) => accepted,
+        () = watcher.enough() => return,
+    };
+    if let Some(accepted) = accepted {
+        connection.peer.certificate = accepted.certificate;
+        let speaks = match accepted.protocol {
+            Protocol::Http1 => Speaks::Http1,
+            Protocol::Http2 => Speaks::Http2,
+        };
+        connection.serve(accepted.stream, speaks, watcher).await;
     }
 }

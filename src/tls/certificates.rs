@@ -1,36 +1,54 @@
-//! Which certificate a client is shown: the one for the host that it names.
+//! Which certificate a client is shown: the first one for the host that it names.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
+use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::ServerName;
 
-use super::KeyPair;
+use super::{KeyPair, PeerCertificate};
 
-/// Certificates in the order of the configuration.
+/// Certificates in the order of the configuration, with the names that they are for, so that none is parsed again.
 #[derive(Debug)]
-pub(super) struct ByName(Vec<Arc<CertifiedKey>>);
+pub(super) struct ByName {
+    certified: Vec<Arc<CertifiedKey>>,
+    /// The first one for each name, in small letters.
+    exact: HashMap<Box<str>, usize>,
+    /// The first one for each name's children, in small letters: what comes after `*.`.
+    below: HashMap<Box<str>, usize>,
+}
 
 impl ByName {
     pub(super) fn new(pairs: &[KeyPair]) -> Result<Self, String> {
-        let certified = pairs.iter().map(|pair| pair.certified().map(Arc::new).map_err(|error| error.to_string()));
-        let all: Vec<_> = certified.collect::<Result<_, _>>()?;
-        if all.is_empty() { Err("no certificate to show".into()) } else { Ok(Self(all)) }
+        if pairs.is_empty() {
+            return Err("no certificate to show".into());
+        }
+        let mut all = Self { certified: Vec::new(), exact: HashMap::new(), below: HashMap::new() };
+        for (index, pair) in pairs.iter().enumerate() {
+            for name in PeerCertificate::read(&pair.chain[0])?.dns {
+                let name = name.to_ascii_lowercase();
+                match name.strip_prefix("*.") {
+                    Some(parent) => all.below.entry(parent.into()).or_insert(index),
+                    None => all.exact.entry(name.into()).or_insert(index),
+                };
+            }
+            all.certified.push(Arc::new(pair.certified().map_err(|error| error.to_string())?));
+        }
+        Ok(all)
     }
 
-    fn find(&self, host: &str) -> Option<&Arc<CertifiedKey>> {
-        let name = ServerName::try_from(host).ok()?;
-        self.0.iter().find(|certified| {
-            let parsed = certified.end_entity_cert().ok().and_then(|own| ParsedCertificate::try_from(own).ok());
-            parsed.is_some_and(|parsed| rustls::client::verify_server_name(&parsed, &name).is_ok())
-        })
+    /// A `*` stands for one label (RFC 9525 §6.3).
+    fn find(&self, host: &str) -> usize {
+        let host = host.to_ascii_lowercase();
+        let below = host.split_once('.').and_then(|(_, parent)| self.below.get(parent));
+        self.exact.get(&*host).into_iter().chain(below).min().copied().unwrap_or(0)
     }
 }
 
 impl ResolvesServerCert for ByName {
     /// The first one is for whoever names no host, or an unknown one: the client sees for itself that it does not fit.
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        hello.server_name().and_then(|host| self.find(host)).or_else(|| self.0.first()).cloned()
+        let index = hello.server_name().map_or(0, |host| self.find(host));
+        self.certified.get(index).cloned()
     }
 }

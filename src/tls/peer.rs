@@ -48,6 +48,12 @@ pub(super) fn can_issue(certificate: &CertificateDer<'static>) -> bool {
         .is_ok_and(|(_, parsed)| parsed.is_ca() || parsed.subject() == parsed.issuer())
 }
 
+/// When it expires, in seconds since 1970.
+pub(super) fn expires(certificate: &CertificateDer<'static>) -> Result<i64, String> {
+    let parsed = X509Certificate::from_der(certificate).map_err(|error| error.to_string());
+    parsed.map(|(_, parsed)| parsed.validity().not_after.timestamp())
+}
+
 /// A name as text, in which no value of an attribute can pass for more than that.
 fn written(name: &X509Name<'_>) -> String {
     let mut text = String::new();

@@ -69,7 +69,8 @@ listen: [{ address: '127.0.0.1:1', trust: untrusted }, { address: '0.0.0.0:2', t
 admin: { address: '127.0.0.1:3' }
 server:
   { max_connections: 4, max_head: 5KiB, head_timeout: 6s, idle_timeout: 9s, grace: 7s, workers: 8, max_in_flight: 21,
-    max_queued_bytes: 22MiB, max_wait: 23s, max_headers: 61, max_uri: 52KiB, max_requests_per_connection: 63,
+    max_queued_bytes: 22MiB, max_wait: 23s, handshake_timeout: 123ms, max_handshakes: 19,
+    max_headers: 61, max_uri: 52KiB, max_requests_per_connection: 63,
     http2: { max_streams: 64, stream_window: 65KiB, connection_window: 66KiB, ping_every: 67s, ping_timeout: 58s } }
 clusters: { home: { url: 'http://a:9/x', discover: { every: 10s, externals: true } } }
 endpoints: { partner: { external: { url: 'http://b:11/y' } } }
@@ -129,6 +130,8 @@ log: { level: debug, format: json, access_log: /twenty }",
             max_headers: 61,
             max_uri: 52 << 10,
             head_timeout: seconds(6),
+            handshake_timeout: Duration::from_millis(123),
+            max_handshakes: 19,
             idle_timeout: seconds(9),
             max_requests_per_connection: 63,
             http2: Http2Settings {

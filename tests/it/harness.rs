@@ -8,6 +8,7 @@ pub(crate) mod handler;
 pub(crate) mod message;
 pub(crate) mod metrics;
 pub(crate) mod process;
+pub(crate) mod tls;
 
 pub(crate) use answers::{Expected, answer, assert_passed, failure, handler_error, json, ok};
 pub(crate) use caller::{Caller, Request, cancel, get, start, to};
@@ -18,3 +19,4 @@ pub(crate) use gateway::{
 };
 pub(crate) use handler::{Act, Deaf, Gate, Handler, Reserved};
 pub(crate) use message::Message;
+pub(crate) use tls::{TlsCaller, of, over_tls, server_tls, tls_client, tls_stream};

@@ -7,6 +7,8 @@ mod answers;
 mod authorization;
 mod breakers;
 mod callbacks;
+#[path = "../support/certificates.rs"]
+mod certificates;
 mod command_line;
 mod concurrency;
 mod deadlines;
@@ -27,4 +29,5 @@ mod reload;
 mod requests;
 mod retries;
 mod shedding;
+mod tls;
 mod upstream_faults;
