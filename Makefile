@@ -5,7 +5,7 @@ SETUP   := tests/reality/setup.sh
 FUZZ_SECONDS := 30
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check-rust test-rust test-reality outage bad-neighbour burst completions parking abuse bench lint deny fmt fuzz setup
+.PHONY: help build demo test check-rust test-rust test-reality outage bad-neighbour burst completions parking abuse h2spec bench lint deny fmt fuzz setup
 
 help:
 	@echo "make demo [KEEP=1]  two real Temporal clusters and the gateway between them, shown step by step"
@@ -17,6 +17,7 @@ help:
 	@echo "make parking        2000 parked operations while gateways are killed and the target comes and goes: none is lost"
 	@echo "                    outage and bad-neighbour with parking beside the same without: FLAGS=--park"
 	@echo "make abuse          hostile clients of many kinds: what a good one beside them notices, and the gateway's memory"
+	@echo "make h2spec         the HTTP/2 conformance suite of that name (installed with Go)"
 	@echo "make bench          CPU per request beside nginx, and memory (needs nginx and wrk)"
 	@echo "make lint | fmt     clippy and formatting | format"
 	@echo "make deny           licences, bans and sources of all dependencies (installs cargo-deny where it lacks)"
@@ -48,6 +49,12 @@ abuse: EXPERIMENT = abuse
 outage bad-neighbour burst completions parking abuse: build
 	@$(SETUP) --demo
 	@PYTHONPATH=tests/reality $(PYTHON) -m experiments.$(EXPERIMENT) $(FLAGS)
+
+H2SPEC_VERSION := v2.2.1+incompatible
+h2spec: build
+	@$(SETUP) --demo
+	@[ -x .venv/bin/h2spec ] || GOBIN=$(CURDIR)/.venv/bin go install github.com/summerwind/h2spec/cmd/h2spec@$(H2SPEC_VERSION)
+	@PYTHONPATH=tests/reality $(PYTHON) -m experiments.h2spec $(FLAGS)
 
 setup:
 	@$(SETUP)

@@ -28,7 +28,7 @@ from harness.stub import REALITY, RESULT, start_stub
 from .attacks import ATTACKS, ATTACKS2, PATH
 from .setting import configuration, script
 
-SIZES = {"idle": 10_000, "slow-heads": 500, "slow-bodies": 500, "slow-reads": 200, "gzip-bombs": 20, "flood": 50}
+SIZES = {"idle": 10_000, "slow-heads": 500, "slow-bodies": 500, "slow-reads": 100, "gzip-bombs": 20, "flood": 50, "zero-windows": 5}
 """Connections of an attack where it is not the usual number."""
 USUAL = 20
 RATES = {"flood": 2_000, "gzip-bombs": 200}
@@ -133,13 +133,6 @@ class Abuse:
     async def __aexit__(self, *_: object) -> None:
         await self._exit.aclose()
 
-    async def _during(self, since: float) -> list[Timed]:
-        """The answers to what was sent since then; all that is on its way is waited for."""
-        answers = self._client.answers
-        sent = len([answer for answer in answers if answer.sent >= since])
-        await asyncio.sleep(0.2)
-        return [answer for answer in self._client.answers if answer.sent >= since][: max(sent, 1)]
-
     async def _watch(self, found: Found) -> None:
         while True:
             found.most = max(found.most, memory(self.gateway.pid))
@@ -155,7 +148,7 @@ class Abuse:
         for _ in range(rounds):
             since = time.monotonic()
             await asyncio.sleep(lasts)
-            found.quiet += await self._during(since)
+            found.quiet += await self._client.between(since, time.monotonic())
             watch = asyncio.create_task(self._watch(found))
             command = [sys.executable, "-m", "experiments.attacks", name, self.gateway.address]
             command += [f"--seconds={lasts}", f"--size={size}", f"--rate={rate}", f"--sources={sources}"]
@@ -163,7 +156,7 @@ class Abuse:
             await asyncio.to_thread(attackers.ready, lambda: True if "begun" in attackers.output() else None)
             since = time.monotonic()
             await asyncio.to_thread(attackers.wait)
-            found.abused += await self._during(since)
+            found.abused += await self._client.between(since, time.monotonic())
             watch.cancel()
             if not attackers.output().strip().endswith("}"):
                 raise RuntimeError(f"the attackers failed:\n{attackers.tail()}")

@@ -111,7 +111,7 @@ async def slow_bodies(attack: Attack, reader: asyncio.StreamReader, writer: asyn
 
 
 async def slow_reads(attack: Attack, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Asks for answers of 1 MiB, many on one connection, and reads none."""
+    """Asks for answers of 256 KiB, many on one connection, and reads none."""
     one = f"POST {LARGE} HTTP/1.1\r\nHost: gateway\r\nContent-Length: 2\r\n\r\n{{}}".encode()
     writer.write(one * 20)
     attack.counts["requests"] += 20
@@ -246,7 +246,7 @@ async def unread(writing: Awaitable[None], reader: asyncio.StreamReader) -> None
 
 
 async def zero_windows(attack: Attack, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Requests for 1 MiB each with a window of nothing, so that the answers have to be kept (CVE-2019-9517)."""
+    """Requests for 256 KiB each with a window of nothing, so that the answers have to be kept (CVE-2019-9517)."""
     block = start_block(attack, LARGE)
     await greeted(writer, window=0)
     for number in range(100):

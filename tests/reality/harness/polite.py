@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 PATIENCE = 30.0
@@ -25,21 +27,31 @@ class Timed:
 class Polite:
     """Sends until left."""
 
-    def __init__(self, address: str, path: str, rate: float, kept: int = 4, fresh: int = 1, expected: bytes = b"") -> None:
+    def __init__(
+        self,
+        address: str,
+        path: str,
+        rate: float,
+        kept: int = 4,
+        fresh: int = 1,
+        expected: bytes = b"",
+        tls: Callable[[], ssl.SSLContext] | None = None,
+    ) -> None:
         """`rate`: requests a second of each sender. `kept`, `fresh`: senders with a connection that they keep, and with
-        a new one for each request. `expected`: the body of every answer."""
+        a new one for each request. `expected`: the body of every answer. `tls`: asked for each connection."""
         self.answers: list[Timed] = []
         host, _, port = address.rpartition(":")
         self._where = (host, int(port))
         self._request = (
             f"POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}"
         ).encode()
-        self._rate, self._expected = rate, expected
+        self._rate, self._expected, self._tls = rate, expected, tls
         self._senders = [False] * kept + [True] * fresh
         self._tasks: list[asyncio.Task[None]] = []
+        self._open: dict[int, float] = {}
 
     async def __aenter__(self) -> Polite:
-        self._tasks = [asyncio.create_task(self._send(fresh)) for fresh in self._senders]
+        self._tasks = [asyncio.create_task(self._send(*sender)) for sender in enumerate(self._senders)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -49,16 +61,34 @@ class Polite:
             if isinstance(ended, Exception):
                 raise ended
 
-    async def _send(self, fresh: bool) -> None:
+    @property
+    def failures(self) -> list[str]:
+        return [answer.failed for answer in self.answers if answer.failed]
+
+    async def until_sent(self, more: int = 50) -> None:
+        """Waits until so many more requests were sent over new connections, and answered."""
+        since, count = time.monotonic(), 0
+        while count < more:
+            await asyncio.sleep(0.02)
+            count = sum(1 for answer in self.answers if answer.fresh and answer.sent >= since)
+
+    async def between(self, since: float, until: float) -> list[Timed]:
+        """All that was sent in that time, once it has been answered."""
+        while any(sent < until for sent in self._open.values()):
+            await asyncio.sleep(0.01)
+        return [answer for answer in self.answers if since <= answer.sent < until]
+
+    async def _send(self, sender: int, fresh: bool) -> None:
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         next_one = time.monotonic()
         while True:
             sent = time.monotonic()
             failed, closing = "", fresh
+            self._open[sender] = sent
             try:
                 async with asyncio.timeout(PATIENCE):
                     if streams is None:
-                        streams = await asyncio.open_connection(*self._where)
+                        streams = await asyncio.open_connection(*self._where, ssl=self._tls and self._tls())
                     reader, writer = streams
                     writer.write(self._request)
                     head = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -69,6 +99,7 @@ class Polite:
                     failed = f"{head[:12].decode()} {body[:200].decode(errors='replace')}"
             except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError, ValueError) as error:
                 failed, closing = repr(error), True
+            del self._open[sender]
             self.answers.append(Timed(sent, time.monotonic() - sent, failed, fresh))
             if closing and streams:
                 streams[1].transport.abort()

@@ -13,7 +13,7 @@ from .processes import ROOT, Child, free_port
 REALITY = ROOT / "tests/reality"
 
 RESULT = b'{"done": true}'
-LARGE = b'"' + b"x" * (1 << 20) + b'"'
+LARGE = b'"' + b"x" * (256 << 10) + b'"'
 """What an operation called `large` is answered."""
 
 
