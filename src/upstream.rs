@@ -1,9 +1,9 @@
 //! One attempt at one target: pick an address, send, hand out the answer.
 //!
-//! Knows addresses, connections and HTTP/1.1. Must not know which endpoint a request is for, what a policy says or
+//! Knows addresses, connections and HTTP. Must not know which endpoint a request is for, what a policy says or
 //! what an answer means. Two losses are healed here because a direct connection would not have had them: an address
 //! that refuses a connection gives way to the next one, and a request that was lost with a connection that had been
-//! idle goes out once more on a fresh one. What is to be concluded of an address's health, and which one is picked, are
+//! idle, or that its target surely did not act on, goes out once more on another one. What is to be concluded of an address's health, and which one is picked, are
 //! rules of `resilience`; here is what they are fed with, and who obeys them.
 
 use std::net::SocketAddr;
@@ -24,9 +24,11 @@ use crate::tls::ClientTlsSettings;
 
 mod balancer;
 mod care;
+mod connection;
 mod dial;
 mod exchange;
 mod http1;
+mod http2;
 mod pool;
 mod rewrite;
 mod stream;
@@ -34,10 +36,11 @@ mod stream;
 mod tests;
 
 use balancer::Balancer;
-use dial::Dialer;
-use exchange::Lease;
-pub use exchange::{Exchange, Torn};
-use http1::Connection;
+use connection::Connection;
+pub use connection::Torn;
+use dial::{Dialed, Dialer};
+pub use exchange::Exchange;
+use exchange::{Again, Lease, Unanswered};
 pub use pool::AddressStatus;
 use pool::{Address, Turn};
 pub use rewrite::Crossing;
@@ -45,6 +48,9 @@ pub use stream::{Connect, Connecting, Io, Stream, Tcp};
 
 /// Shortest time between two probes of an address.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+
+/// How often a request is sent again that was lost without being acted on.
+const MAX_AGAIN: usize = 3;
 
 /// How connections to targets are made and kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +61,10 @@ pub struct UpstreamSettings {
     pub idle_timeout: Duration,
     /// Idle connections kept per worker thread and address.
     pub max_idle: usize,
+    /// Requests at a time on one HTTP/2 connection, where the target allows as many.
+    pub max_streams: usize,
+    /// A PING follows after an HTTP/2 connection was silent for so long.
+    pub ping_every: Duration,
     /// Time between two DNS look-ups of a host name.
     pub resolve_every: Duration,
     /// Time in which a new or recovered address comes to its whole share of requests; zero: it has it at once.
@@ -84,6 +94,8 @@ impl Default for UpstreamSettings {
             connect_timeout: Duration::from_secs(2),
             idle_timeout: Duration::from_secs(90),
             max_idle: 256,
+            max_streams: 100,
+            ping_every: Duration::from_secs(20),
             resolve_every: Duration::from_secs(10),
             slow_start: Duration::from_secs(10),
             probe_every: Duration::from_millis(250),
@@ -119,7 +131,8 @@ pub struct Counts {
     pub connected: AtomicU64,
     /// Connections that could not be opened.
     pub refused: AtomicU64,
-    /// Requests sent again after a connection had died while idle.
+    /// Requests sent again after a connection had died while idle, or because their target said that it did not act on
+    /// them.
     pub replayed: AtomicU64,
     /// Look-ups of addresses that failed.
     pub unresolved: AtomicU64,
@@ -170,7 +183,7 @@ impl Upstream {
         connector: Arc<dyn Connect>,
         tls: &ClientTlsSettings,
     ) -> Arc<Self> {
-        let dialer = Arc::new(Dialer::new(connector, &urls, tls));
+        let dialer = Arc::new(Dialer::new(connector, &urls, tls, settings.clone()));
         let balancer = Balancer::new(name, urls, probe, &settings, workers);
         let looked_up = watch::Sender::new(balancer.is_literal().then_some(Ok(())));
         let upstream = Arc::new(Self { settings, dialer, balancer, looked_up, counts: Counts::default() });
@@ -270,21 +283,16 @@ impl Upstream {
     ) -> Result<(response::Parts, Exchange), SendError> {
         let began = Instant::now();
         let turn = self.turn(began).await?;
-        // Boxed, since it is rare and would make every request's future larger.
-        let afresh = |turn| Box::pin(self.send_afresh(worker, turn, request, last_start, sent));
+        // What is boxed is rare and would make every request's future larger.
         let Some(connection) = turn.address().take(worker) else {
-            return afresh(turn).await;
+            return Box::pin(self.send_afresh(worker, turn, request, last_start, sent)).await;
         };
-        let address = Arc::clone(turn.address());
         sent.store(true, Ordering::Relaxed);
         match self.lease(worker, turn, connection, true).exchange(request, began).await {
-            Err(SendError::Reset(..)) if Instant::now() <= last_start => {
-                self.counts.replayed.fetch_add(1, Ordering::Relaxed);
-                let (head, mut exchange) = afresh(Turn::begin(&address)).await?;
-                exchange.replayed = true;
-                Ok((head, exchange))
+            Err(lost) if lost.again.is_some() => {
+                Box::pin(self.send_again(worker, lost, request, last_start, sent)).await
             }
-            done => done,
+            done => done.map_err(|lost| lost.error),
         }
     }
 
@@ -299,7 +307,44 @@ impl Upstream {
     ) -> Result<(response::Parts, Exchange), SendError> {
         let lease = self.connect(worker, first, last_start).await?;
         sent.store(true, Ordering::Relaxed);
-        lease.exchange(request, Instant::now()).await
+        match lease.exchange(request, Instant::now()).await {
+            Err(lost) => self.send_again(worker, lost, request, last_start, sent).await,
+            Ok(answer) => Ok(answer),
+        }
+    }
+
+    /// Sends `request` on another connection as long as its loss allows it, and nothing else.
+    async fn send_again(
+        &self,
+        worker: usize,
+        mut lost: Unanswered,
+        request: &Outgoing,
+        last_start: Instant,
+        sent: &AtomicBool,
+    ) -> Result<(response::Parts, Exchange), SendError> {
+        let mut replayed = false;
+        for _ in 0..MAX_AGAIN {
+            let now = Instant::now();
+            let Some(again) = lost.again.take().filter(|_| now <= last_start) else { break };
+            let turn = match again {
+                Again::Afresh(address) => {
+                    replayed = true;
+                    Turn::begin(&address)
+                }
+                Again::Elsewhere => self.turn(now).await?,
+            };
+            self.counts.replayed.fetch_add(1, Ordering::Relaxed);
+            let lease = self.connect(worker, turn, last_start).await?;
+            sent.store(true, Ordering::Relaxed);
+            match lease.exchange(request, Instant::now()).await {
+                Ok((head, mut exchange)) => {
+                    exchange.replayed = replayed;
+                    return Ok((head, exchange));
+                }
+                Err(next) => lost = next,
+            }
+        }
+        Err(lost.error)
     }
 
     /// A turn at the address that is best.
@@ -316,23 +361,68 @@ impl Upstream {
         let last_resort = !self.balancer.is_usable();
         let (mut tried, mut failures) = (Vec::new(), Vec::new());
         loop {
-            let (address, began) = (turn.address(), Instant::now());
-            let opened = self.dialer.dial(address, self.settings.connect_timeout).await;
+            let address = turn.address();
+            match self.open(worker, address).await {
+                Ok(connection) => return Ok(self.lease(worker, turn, connection, false)),
+                Err(why) => failures.push(format!("{}: {why}", address.socket())),
+            }
             let now = Instant::now();
-            let error = match opened {
-                Ok(connection) => {
-                    self.counts.connected.fetch_add(1, Ordering::Relaxed);
-                    address.opened(began, now);
-                    return Ok(self.lease(worker, turn, connection, false));
-                }
-                Err(error) => error.to_string(),
-            };
-            self.counts.refused.fetch_add(1, Ordering::Relaxed);
-            address.note(|health| health.refused(began, now, &error));
-            failures.push(format!("{}: {error}", address.socket()));
             tried.push(address.socket());
             let next = self.balancer.turn_beside(&tried, last_resort, now).filter(|_| now <= last_start);
             turn = next.ok_or_else(|| SendError::Unreachable(failures.join(", ")))?;
+        }
+    }
+
+    /// A new connection, or a place on one that somebody else opened while this waited for its turn to do so. Whoever
+    /// waited for one that failed has failed with it.
+    async fn open(&self, worker: usize, address: &Address) -> Result<Connection, Arc<str>> {
+        let Some(dialing) = address.dialing(worker) else { return self.dial(worker, address).await };
+        let came = Instant::now();
+        let (mut last, waited) = match dialing.try_lock() {
+            Ok(last) => (last, false),
+            Err(_) => (dialing.lock().await, true),
+        };
+        if let Some(place) = address.enter(worker) {
+            return Ok(Connection::Http2(place));
+        }
+        if address.dialing(worker).is_none() {
+            // It turned out to speak HTTP/1.1.
+            drop(last);
+            return self.dial(worker, address).await;
+        }
+        if let Some((_, why)) = last.as_ref().filter(|(at, _)| waited && *at >= came) {
+            return Err(Arc::clone(why));
+        }
+        let opened = self.dial(worker, address).await;
+        *last = opened.as_ref().err().map(|why| (Instant::now(), Arc::clone(why)));
+        opened
+    }
+
+    async fn dial(&self, worker: usize, address: &Address) -> Result<Connection, Arc<str>> {
+        let began = Instant::now();
+        let dialed = self.dialer.dial(address, self.settings.connect_timeout).await;
+        let now = Instant::now();
+        let opened = dialed.map_err(|error| error.to_string()).and_then(|dialed| match dialed {
+            Dialed::Http1(connection) => {
+                address.opened();
+                Ok(Connection::Http1(connection))
+            }
+            Dialed::Http2(connection) => {
+                let place = address.share(worker, connection);
+                place.map(Connection::Http2).ok_or_else(|| "the connection was closed at once".to_owned())
+            }
+        });
+        match opened {
+            Ok(connection) => {
+                self.counts.connected.fetch_add(1, Ordering::Relaxed);
+                address.connected(began, now);
+                Ok(connection)
+            }
+            Err(why) => {
+                self.counts.refused.fetch_add(1, Ordering::Relaxed);
+                address.note(|health| health.refused(began, now, &why));
+                Err(why.into())
+            }
         }
     }
 

@@ -201,6 +201,12 @@ pub(super) struct Upstream {
     pub(super) idle_timeout: Option<Checked<Time<1, { 119 * SECOND }>>>,
     /// Idle connections kept per worker thread and address, 0 to 65536. Default: 256.
     pub(super) max_idle: Option<Checked<Count<0, 65_536>>>,
+    /// Requests at a time on one HTTP/2 connection, where the target allows as many, 1 to 10000; beyond it another
+    /// connection is opened. Default: 100.
+    pub(super) max_streams: Option<Checked<Count<1, 10_000>>>,
+    /// Silence on an HTTP/2 connection, in use or not, after which it is asked by a PING whether it lives, 1s to 1h.
+    /// Without an answer within 5s it is closed. Default: 20s.
+    pub(super) ping_every: Option<Checked<Time<1000, HOUR>>>,
     /// Time between two DNS look-ups of a host name, 100ms to 1h. Default: 10s.
     pub(super) resolve_every: Option<Checked<Time<100, HOUR>>>,
     /// Time in which the share of an address that is new, or healthy again, grows to the full one, up to 1h; 0s: at

@@ -96,6 +96,8 @@ fn upstream(file: Upstream) -> UpstreamSettings {
         connect_timeout: file.connect_timeout.map_or(default.connect_timeout, |value| value.0),
         idle_timeout: file.idle_timeout.map_or(default.idle_timeout, |value| value.0),
         max_idle: file.max_idle.map_or(default.max_idle, |value| value.0),
+        max_streams: file.max_streams.map_or(default.max_streams, |value| value.0),
+        ping_every: file.ping_every.map_or(default.ping_every, |value| value.0),
         resolve_every: file.resolve_every.map_or(default.resolve_every, |value| value.0),
         slow_start: file.slow_start.map_or(default.slow_start, |value| value.0),
         probe_every: file.probe_every.map_or(default.probe_every, |value| value.0),

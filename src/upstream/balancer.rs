@@ -15,7 +15,7 @@ use http::{HeaderValue, Uri};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::pool::{Address, Turn};
+use super::pool::{Address, Secured, Turn};
 use super::{Probe, UpstreamSettings};
 use crate::nexus::BaseUrl;
 use crate::resilience::balance::pick;
@@ -178,8 +178,10 @@ impl Balancer {
             Probe::SystemInfo => format!("{}{SYSTEM_INFO}", url.path).parse::<Uri>().ok(),
             Probe::Connect => None,
         };
-        let tls_name = url.tls.then(|| url.host.clone());
-        Address::new(socket, host, tls_name, probe, self.workers, self.health, Weak::clone(&self.itself))
+        // A host that came through `http::Uri` is an authority.
+        let authority = url.authority().parse().ok().filter(|_| url.tls);
+        let secured = authority.map(|authority| Secured::new(url.host.clone(), authority, self.workers));
+        Address::new(socket, host, secured, probe, self.workers, self.health, Weak::clone(&self.itself))
     }
 
     /// Chooses again, after an address's state changed.

@@ -6,14 +6,13 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, Uri, header};
-use http_body_util::Full;
+use http::{HeaderMap, Method, StatusCode, Uri};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::balancer::Balancer;
-use super::dial::Dialer;
-use super::http1::Connection;
+use super::connection::{Connection, Failed, Head};
+use super::dial::{Dialed, Dialer};
 use super::pool::Address;
 use super::{Upstream, UpstreamSettings};
 use crate::resilience::health::{PROBE_TIMEOUT, Probed};
@@ -135,15 +134,17 @@ async fn probe(address: Arc<Address>, dialer: Arc<Dialer>, patience: Duration) {
     match timeout_at(began + PROBE_TIMEOUT, ask(connection, &address, uri)).await {
         Ok(Ok(status)) if status.as_u16() < 500 => note(Probed::Answered),
         Ok(Ok(status)) => note(Probed::Unwilling(&format!("a probe was answered {status}"))),
-        Ok(Err(error)) => note(Probed::Silent(&format!("a probe was not answered: {error}"))),
+        Ok(Err(failed)) => note(Probed::Silent(&format!("a probe was not answered: {}", failed.text))),
         Err(_) => note(Probed::Silent(&format!("a probe was not answered within {PROBE_TIMEOUT:?}"))),
     }
 }
 
-async fn ask(mut connection: Connection, address: &Address, uri: &Uri) -> hyper::Result<StatusCode> {
-    let mut request = Request::new(Full::new(Bytes::new()));
-    *request.method_mut() = Method::GET;
-    *request.uri_mut() = uri.clone();
-    request.headers_mut().insert(header::HOST, address.host().clone());
-    Ok(connection.send(request).await?.status())
+async fn ask(dialed: Dialed, address: &Address, uri: &Uri) -> Result<StatusCode, Failed> {
+    let mut connection = match dialed {
+        Dialed::Http1(connection) => Connection::Http1(connection),
+        Dialed::Http2(connection) => Connection::Http2(connection.enter().ok_or_else(Failed::closed)?),
+    };
+    let head = Head { method: Method::GET, uri: uri.clone(), headers: HeaderMap::new() };
+    let (head, _) = connection.send(head, Bytes::new(), address).await?;
+    Ok(head.status)
 }

@@ -1,4 +1,4 @@
-//! How a connection to an address comes about: TCP, and TLS where the URL says so.
+//! How a connection to an address comes about: TCP, TLS where the URL says so, and which HTTP is spoken on it.
 //!
 //! The host name of the URL is the name to verify, whatever address it has; `tls.server_name` stands in for it. A
 //! handshake that fails is a target that cannot be reached: nothing was sent that it could have acted on.
@@ -10,9 +10,9 @@ use std::time::Duration;
 use rustls::{AlertDescription, CertificateError, Error};
 use tokio::time::{Instant, timeout_at};
 
-use super::http1::Connection;
 use super::pool::Address;
 use super::stream::{Connect, Stream};
+use super::{UpstreamSettings, http1, http2};
 use crate::nexus::BaseUrl;
 use crate::tls::{ClientTls, ClientTlsSettings, Protocol};
 
@@ -24,43 +24,69 @@ pub(super) struct Dialer {
     connector: Arc<dyn Connect>,
     /// Without, no URL of the target asks for it; or it cannot be had, and this is why.
     tls: Option<Result<ClientTls, String>>,
+    settings: UpstreamSettings,
+}
+
+/// A new connection.
+pub(super) enum Dialed {
+    /// For one request at a time.
+    Http1(http1::Connection),
+    /// For many.
+    Http2(Arc<http2::Connection>),
 }
 
 impl Dialer {
     /// Connections to addresses of `urls`.
-    pub(super) fn new(connector: Arc<dyn Connect>, urls: &[BaseUrl], tls: &ClientTlsSettings) -> Self {
+    pub(super) fn new(
+        connector: Arc<dyn Connect>,
+        urls: &[BaseUrl],
+        tls: &ClientTlsSettings,
+        settings: UpstreamSettings,
+    ) -> Self {
         let wanted = urls.iter().any(|url| url.tls);
-        Self { connector, tls: wanted.then(|| ClientTls::new(tls, &[Protocol::Http1])) }
+        let tls = wanted.then(|| ClientTls::new(tls, &[Protocol::Http2, Protocol::Http1]));
+        Self { connector, tls, settings }
     }
 
     /// Connects within `patience`, the handshake included.
-    pub(super) async fn dial(&self, address: &Address, patience: Duration) -> io::Result<Connection> {
+    pub(super) async fn dial(&self, address: &Address, patience: Duration) -> io::Result<Dialed> {
         let until = Instant::now() + patience;
         let connecting = timeout_at(until, self.connector.connect(address.socket()));
         let stream = connecting.await.map_err(|_| timed_out("connect timed out"))??;
-        let stream = match address.tls_name() {
-            None => stream,
-            Some(name) => {
-                let secured = timeout_at(until, self.secure(name, stream)).await;
-                secured.map_err(|_| timed_out("the TLS handshake timed out"))??
-            }
+        let Some(name) = address.tls_name() else {
+            return http1::Connection::open(stream).await.map(Dialed::Http1).map_err(io::Error::other);
         };
-        Connection::open(stream).await.map_err(io::Error::other)
+        let secured = timeout_at(until, self.secure(name, stream)).await;
+        let (stream, protocol) = secured.map_err(|_| timed_out("the TLS handshake timed out"))??;
+        address.speaks(protocol);
+        match protocol {
+            Protocol::Http1 => http1::Connection::open(stream).await.map(Dialed::Http1).map_err(io::Error::other),
+            Protocol::Http2 => {
+                let opening = http2::Connection::open(stream, &self.settings, address.open());
+                let opened = timeout_at(until, opening).await.map_err(|_| timed_out("HTTP/2 did not begin in time"))?;
+                opened.map(Dialed::Http2).map_err(|error| no_http2(&error))
+            }
+        }
     }
 
-    async fn secure(&self, name: &str, stream: Stream) -> io::Result<Stream> {
+    async fn secure(&self, name: &str, stream: Stream) -> io::Result<(Stream, Protocol)> {
         let tls = match &self.tls {
             Some(Ok(tls)) => tls,
             Some(Err(why)) => return Err(io::Error::other(format!("no TLS: {why}"))),
             None => return Err(io::Error::other("no TLS")),
         };
-        let (stream, _) = tls.connect(name, stream).await.map_err(|error| io::Error::other(explain(&error)))?;
-        Ok(Stream::Tls(Box::new(stream)))
+        let secured = tls.connect(name, stream).await.map_err(|error| io::Error::other(explain(&error)));
+        secured.map(|(stream, protocol)| (Stream::Tls(Box::new(stream)), protocol))
     }
 }
 
 fn timed_out(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, what)
+}
+
+/// In TLS 1.3 this is where the other side says that it does not take the certificate shown to it.
+fn no_http2(error: &io::Error) -> io::Error {
+    io::Error::other(format!("HTTP/2 did not begin: {error}"))
 }
 
 /// What went wrong in a handshake, for whoever configured it.

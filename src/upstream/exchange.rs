@@ -1,24 +1,21 @@
 //! One request on one connection, and the answer's body with the connection it comes on.
 
-use std::error::Error;
-use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header, response};
+use http::{Method, StatusCode, response};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::dial::refusal;
-use super::http1::Connection;
-use super::pool::Turn;
+use super::connection::{Connection, Failed, Head, Incoming, Kind, Torn};
+use super::pool::{Address, Turn};
 use super::{Outgoing, SendError};
 
-/// A connection in use. It goes back when an answer was read to its end; dropped before that, it is closed.
+/// A connection in use. It goes back when an answer was read to its end; dropped before that, it is closed, or where it
+/// is shared, the request is taken off it.
 pub(super) struct Lease {
     connection: Option<Connection>,
     turn: Turn,
@@ -30,8 +27,26 @@ pub(super) struct Lease {
     waiting: Option<Instant>,
 }
 
+/// A request that was not answered, and what can be done about it here.
+pub(super) struct Unanswered {
+    pub(super) error: SendError,
+    pub(super) again: Option<Again>,
+}
+
+/// How a request may be sent once more, although the policy says nothing of it.
+pub(super) enum Again {
+    /// It was lost with a connection that had been idle.
+    Afresh(Arc<Address>),
+    /// Whoever got it says that it did not act on it.
+    Elsewhere,
+}
+
 impl Lease {
-    pub(super) fn new(turn: Turn, connection: Connection, worker: usize, max_idle: usize, reused: bool) -> Self {
+    pub(super) fn new(turn: Turn, connection: Connection, worker: usize, max_idle: usize, kept: bool) -> Self {
+        let reused = match &connection {
+            Connection::Http1(_) => kept,
+            Connection::Http2(place) => place.was_idle(),
+        };
         Self { connection: Some(connection), turn, worker, max_idle, reused, waiting: None }
     }
 
@@ -40,41 +55,45 @@ impl Lease {
         mut self,
         request: &Outgoing,
         began: Instant,
-    ) -> Result<(response::Parts, Exchange), SendError> {
-        let socket = self.turn.address().socket();
+    ) -> Result<(response::Parts, Exchange), Unanswered> {
+        let address = self.turn.address();
+        let socket = address.socket();
         let Some(connection) = &mut self.connection else {
-            return Err(SendError::Reset(socket, "no connection".into()));
+            return Err(SendError::Reset(socket, "no connection".into()).into());
         };
-        let mut outgoing = Request::new(Full::new(request.body.clone()));
-        *outgoing.method_mut() = http::Method::POST;
-        *outgoing.uri_mut() = request.uri.clone();
-        *outgoing.headers_mut() = request.headers_at(began);
-        outgoing.headers_mut().insert(header::HOST, self.turn.address().host().clone());
+        let head = Head { method: Method::POST, uri: request.uri.clone(), headers: request.headers_at(began) };
         self.waiting = Some(began);
-        let answer = connection.send(outgoing).await;
+        let answer = connection.send(head, request.body.clone(), address).await;
         self.waiting = None;
-        let (head, body) = answer.map_err(|error| self.lost(&error, began))?.into_parts();
+        let (head, body) = answer.map_err(|failed| self.unanswered(failed, began))?;
         self.answered(head.status, began);
         Ok((head, Exchange { body, socket, replayed: false, lease: Some(self) }))
     }
 
-    fn lost(&self, error: &hyper::Error, began: Instant) -> SendError {
-        let (address, text) = (self.turn.address(), error.to_string());
-        if let Some(refusal) = refusal(error).filter(|_| !self.reused) {
-            address.note(|health| health.refused(began, Instant::now(), &refusal));
-            return SendError::Unreachable(format!("{}: {refusal}", address.socket()));
-        }
-        if error.is_parse() {
-            return SendError::Malformed(address.socket(), text);
-        }
-        if !self.reused {
-            address.failed(began, Instant::now(), &text);
-            // It was closed as soon as it was there, and the request did not go out.
-            if error.is_canceled() {
-                return SendError::Unreachable(format!("{}: {text}", address.socket()));
+    fn unanswered(&self, failed: Failed, began: Instant) -> Unanswered {
+        let (address, now) = (self.turn.address(), Instant::now());
+        let Failed { kind, text, repeated } = failed;
+        let socket = address.socket();
+        let unreachable = || SendError::Unreachable(format!("{socket}: {text}"));
+        match kind {
+            Kind::Malformed => SendError::Malformed(socket, text).into(),
+            Kind::Unprocessed => Unanswered { error: unreachable(), again: Some(Again::Elsewhere) },
+            _ if self.reused => {
+                let again = Some(Again::Afresh(Arc::clone(address)));
+                Unanswered { error: SendError::Reset(socket, text), again }
+            }
+            Kind::Refused => {
+                address.note(|health| health.refused(began, now, &text));
+                unreachable().into()
+            }
+            Kind::Unsent | Kind::Lost => {
+                if !repeated {
+                    address.failed(began, now, &text);
+                }
+                // It was closed as soon as it was there, and the request did not go out.
+                if kind == Kind::Unsent { unreachable() } else { SendError::Reset(socket, text) }.into()
             }
         }
-        SendError::Reset(address.socket(), text)
     }
 
     /// Whether the address or a handler behind it means a 502, 503 or 504 is for others to say: see
@@ -88,7 +107,7 @@ impl Lease {
     }
 
     fn give_back(mut self) {
-        if let Some(mut connection) = self.connection.take() {
+        if let Some(Connection::Http1(mut connection)) = self.connection.take() {
             let address = self.turn.address();
             if connection.is_reusable() {
                 address.give(self.worker, connection, self.max_idle);
@@ -105,29 +124,16 @@ impl Drop for Lease {
             let now = Instant::now();
             self.turn.address().took_at_least(now.saturating_duration_since(began), now);
         }
-        if self.connection.take().is_some() {
+        if let Some(Connection::Http1(_)) = self.connection.take() {
             self.turn.address().closed();
         }
     }
 }
 
-/// Why the body of an answer ended early.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Torn {
-    /// The connection was lost.
-    #[error("the connection was lost inside the answer")]
-    Lost,
-    /// What came is not HTTP.
-    #[error("the answer's body is not well-formed HTTP")]
-    Malformed,
-}
-
-impl Torn {
-    fn of(error: &hyper::Error) -> Self {
-        let decoding = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-        let decoding =
-            decoding.is_some_and(|error| matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData));
-        if error.is_parse() || decoding { Self::Malformed } else { Self::Lost }
+impl From<SendError> for Unanswered {
+    /// Whether it is sent again is for the policy to say.
+    fn from(error: SendError) -> Self {
+        Self { error, again: None }
     }
 }
 
@@ -170,7 +176,7 @@ impl Body for Exchange {
                 }
             }
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(|error| Torn::of(&error))))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -9,29 +9,64 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use http::uri::Authority;
 use http::{HeaderValue, Uri};
 use tokio::time::Instant;
 
 use super::balancer::Balancer;
-use super::http1::Connection;
+use super::connection::Connection;
+use super::http2::Open;
+use super::{http1, http2};
 use crate::resilience::balance::{self, Candidate, Latency};
 use crate::resilience::health::{ByHand, Change, Health, HealthSettings, State};
+use crate::tls::Protocol;
 
 /// One socket address of a target.
 pub(super) struct Address {
     socket: SocketAddr,
     host: HeaderValue,
-    /// Whom its certificate has to be for; none where it is met without TLS.
-    tls_name: Option<Box<str>>,
+    /// None where it is met without TLS.
+    secured: Option<Secured>,
     /// What a probe asks for; none where a connect is all that can be tried.
     probe: Option<Uri>,
-    shelves: Box<[Mutex<Vec<Idle>>]>,
-    open: AtomicUsize,
+    shelves: Box<[Mutex<Shelf>]>,
+    open: Arc<AtomicUsize>,
     created: Instant,
     load: Load,
     health: Mutex<Health>,
     /// Told when the health changes.
     balancer: Weak<Balancer>,
+}
+
+/// What is known of an address that is met with TLS.
+pub(super) struct Secured {
+    /// Whom its certificate has to be for.
+    name: Box<str>,
+    /// What HTTP/2 calls it.
+    authority: Authority,
+    /// Whether it agreed to HTTP/1.1 last, so that connections to it cannot be shared.
+    only_http1: AtomicBool,
+    /// By worker; held while one connects, so that those who come meanwhile share what comes of it.
+    dialing: Box<[Dialing]>,
+}
+
+/// When the last connect failed, and why.
+type Dialing = tokio::sync::Mutex<Option<(Instant, Arc<str>)>>;
+
+impl Secured {
+    /// One whose certificate has to be for `name`.
+    pub(super) fn new(name: Box<str>, authority: Authority, workers: usize) -> Self {
+        let dialing = (0..workers.max(1)).map(|_| Dialing::default()).collect();
+        Self { name, authority, only_http1: AtomicBool::new(false), dialing }
+    }
+}
+
+/// A worker's connections.
+#[derive(Default)]
+struct Shelf {
+    idle: Vec<Idle>,
+    /// Those of HTTP/2, in use or not.
+    shared: Vec<Arc<http2::Connection>>,
 }
 
 /// On a cache line of its own, since all threads write here and the rest is only read.
@@ -48,7 +83,7 @@ struct Load {
 }
 
 struct Idle {
-    connection: Connection,
+    connection: http1::Connection,
     since: Instant,
 }
 
@@ -84,12 +119,11 @@ pub struct AddressStatus {
 }
 
 impl Address {
-    /// An address without connections; `host` is what a `Host` header says to it. It is met with TLS where `tls_name`
-    /// says whom its certificate has to be for.
+    /// An address without connections; `host` is what a `Host` header says to it.
     pub(super) fn new(
         socket: SocketAddr,
         host: HeaderValue,
-        tls_name: Option<Box<str>>,
+        secured: Option<Secured>,
         probe: Option<Uri>,
         workers: usize,
         health: HealthSettings,
@@ -99,10 +133,10 @@ impl Address {
         Self {
             socket,
             host,
-            tls_name,
+            secured,
             probe,
             shelves: (0..workers.max(1)).map(|_| Mutex::default()).collect(),
-            open: AtomicUsize::new(0),
+            open: Arc::default(),
             created,
             load: Load::default(),
             health: Mutex::new(Health::new(created, health, fastrand::u64(..))),
@@ -122,7 +156,25 @@ impl Address {
 
     /// Whom its certificate has to be for; none where it is met without TLS.
     pub(super) fn tls_name(&self) -> Option<&str> {
-        self.tls_name.as_deref()
+        self.secured.as_ref().map(|secured| &*secured.name)
+    }
+
+    /// What HTTP/2 calls it; none where it is met without TLS.
+    pub(super) fn authority(&self) -> Option<&Authority> {
+        self.secured.as_ref().map(|secured| &secured.authority)
+    }
+
+    /// What it agreed to speak.
+    pub(super) fn speaks(&self, protocol: Protocol) {
+        if let Some(secured) = &self.secured {
+            secured.only_http1.store(protocol == Protocol::Http1, Ordering::Relaxed);
+        }
+    }
+
+    /// Held while `worker` connects; none where a connection is for one request only.
+    pub(super) fn dialing(&self, worker: usize) -> Option<&Dialing> {
+        let secured = self.secured.as_ref().filter(|secured| !secured.only_http1.load(Ordering::Relaxed))?;
+        Some(&secured.dialing[worker % secured.dialing.len()])
     }
 
     /// What a probe asks for; none where a connect is all that can be tried.
@@ -130,24 +182,42 @@ impl Address {
         self.probe.as_ref()
     }
 
-    /// The idle connection used last that still lives, if any.
+    /// The idle connection used last that still lives, or a place on one that is shared, if any.
     pub(super) fn take(&self, worker: usize) -> Option<Connection> {
         loop {
-            let mut idle = self.shelf(worker).pop()?;
+            let popped = self.shelf(worker).idle.pop();
+            let Some(mut idle) = popped else { break };
             if idle.connection.is_reusable() {
-                return Some(idle.connection);
+                return Some(Connection::Http1(idle.connection));
             }
             self.closed();
         }
+        self.secured.as_ref()?;
+        self.enter(worker).map(Connection::Http2)
+    }
+
+    /// A place on a connection that is shared. The first that has one, so that what is too many becomes idle.
+    pub(super) fn enter(&self, worker: usize) -> Option<http2::Place> {
+        let mut kept = self.shelf(worker);
+        kept.shared.retain(|connection| !connection.is_over());
+        kept.shared.iter().find_map(http2::Connection::enter)
+    }
+
+    /// Shares a connection among the requests of `worker`, of which one has its place now.
+    pub(super) fn share(&self, worker: usize, connection: Arc<http2::Connection>) -> Option<http2::Place> {
+        let mut kept = self.shelf(worker);
+        let place = connection.enter();
+        kept.shared.push(connection);
+        place
     }
 
     /// Puts a connection back that can be used again.
-    pub(super) fn give(&self, worker: usize, connection: Connection, max_idle: usize) {
-        let mut idle = self.shelf(worker);
-        if idle.len() < max_idle {
-            idle.push(Idle { connection, since: Instant::now() });
+    pub(super) fn give(&self, worker: usize, connection: http1::Connection, max_idle: usize) {
+        let mut kept = self.shelf(worker);
+        if kept.idle.len() < max_idle {
+            kept.idle.push(Idle { connection, since: Instant::now() });
         } else {
-            drop(idle);
+            drop(kept);
             self.closed();
         }
     }
@@ -155,18 +225,29 @@ impl Address {
     /// Closes idle connections that are dead or older than `idle_timeout`.
     pub(super) fn sweep(&self, now: Instant, idle_timeout: Duration) {
         for worker in 0..self.shelves.len() {
-            let mut idle = self.shelf(worker);
-            let before = idle.len();
-            idle.retain_mut(|one| {
+            let mut kept = self.shelf(worker);
+            let before = kept.idle.len();
+            kept.idle.retain_mut(|one| {
                 now.saturating_duration_since(one.since) < idle_timeout && one.connection.is_reusable()
             });
-            self.open.fetch_sub(before - idle.len(), Ordering::Relaxed);
+            self.open.fetch_sub(before - kept.idle.len(), Ordering::Relaxed);
+            let is_old = |one: &http2::Connection| one.idle_for(now).is_some_and(|idle| idle >= idle_timeout);
+            kept.shared.retain(|one| !one.is_over() && !is_old(one));
         }
     }
 
-    /// A connection was opened; the connect began at `began`.
-    pub(super) fn opened(&self, began: Instant, now: Instant) {
+    /// Counts a connection of HTTP/2 as open.
+    pub(super) fn open(&self) -> Open {
+        Open::count(&self.open)
+    }
+
+    /// A connection of HTTP/1.1 was opened.
+    pub(super) fn opened(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It took a connection; the connect began at `began`.
+    pub(super) fn connected(&self, began: Instant, now: Instant) {
         if self.is_troubled() {
             self.note(|health| health.connected(began, now));
         }
@@ -185,7 +266,7 @@ impl Address {
         self.note(|health| health.failed(began, now, why, is_alone));
     }
 
-    /// A connection was closed.
+    /// A connection of HTTP/1.1 was closed.
     pub(super) fn closed(&self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
@@ -279,11 +360,15 @@ impl Address {
 
     /// Connections: all that are open, and those of them that are idle.
     pub(super) fn connections(&self) -> (usize, usize) {
-        let idle = (0..self.shelves.len()).map(|worker| self.shelf(worker).len()).sum();
+        let now = Instant::now();
+        let idle = |kept: &Shelf| {
+            kept.idle.len() + kept.shared.iter().filter(|one| !one.is_over() && one.idle_for(now).is_some()).count()
+        };
+        let idle = (0..self.shelves.len()).map(|worker| idle(&self.shelf(worker))).sum();
         (self.open.load(Ordering::Relaxed), idle)
     }
 
-    fn shelf(&self, worker: usize) -> MutexGuard<'_, Vec<Idle>> {
+    fn shelf(&self, worker: usize) -> MutexGuard<'_, Shelf> {
         self.shelves[worker % self.shelves.len()].lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -10,6 +10,7 @@ use tokio::time::{advance, sleep};
 
 use super::*;
 
+mod http2;
 mod tls;
 
 const MILLI: Duration = Duration::from_millis(1);

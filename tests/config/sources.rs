@@ -104,8 +104,8 @@ callbacks:
   expires_after: 50d
   home: home
 upstream:
-  { connect_timeout: 15s, idle_timeout: 16s, max_idle: 17, resolve_every: 18s, slow_start: 41s, probe_every: 42s,
-    eject_after: 43, eject_for: 44s, panic_threshold: 45% }
+  { connect_timeout: 15s, idle_timeout: 16s, max_idle: 17, max_streams: 61, ping_every: 62s, resolve_every: 18s,
+    slow_start: 41s, probe_every: 42s, eject_after: 43, eject_for: 44s, panic_threshold: 45% }
 redis: { url: 'redis://:secret@a:46/47', timeout: 4.8s }
 authorization:
   rules: [{ callers: [c54], namespaces: [n55], endpoints: [e56], services: [s57], operations: [o58] }]
@@ -173,6 +173,8 @@ log: { level: debug, format: json, access_log: /twenty }",
             connect_timeout: seconds(15),
             idle_timeout: seconds(16),
             max_idle: 17,
+            max_streams: 61,
+            ping_every: seconds(62),
             resolve_every: seconds(18),
             slow_start: seconds(41),
             probe_every: seconds(42),
