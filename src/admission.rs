@@ -79,8 +79,8 @@ impl Caller {
     }
 
     /// Whoever sent, from this address, what the gateway sends for it now.
-    pub fn absent(address: IpAddr) -> Self {
-        Self { address: SocketAddr::new(address, 0), trust: Trust::Untrusted, identity: None }
+    pub fn absent(address: IpAddr, identity: Option<Arc<Identity>>) -> Self {
+        Self { address: SocketAddr::new(address, 0), trust: Trust::Untrusted, identity }
     }
 
     /// The address that the connection comes from.

@@ -64,7 +64,7 @@ const ARROWS: [(&str, &[&str]); 23] = [
     ("route", &["callback", "credentials", "gates", "nexus", "registry", "resilience", "telemetry", "tls", "upstream"]),
     ("telemetry", &["body", "nexus", "resilience", "response"]),
     ("response", &["body", "nexus", "upstream"]),
-    ("callback", &["body", "nexus", "tls", "upstream"]),
+    ("callback", &["admission", "body", "nexus", "tls", "upstream"]),
     ("park", &["resilience"]),
     ("upstream", &["nexus", "resilience", "tls"]),
     ("registry", &["credentials", "fetch", "nexus"]),

@@ -4,7 +4,7 @@
 //! The callback of a start that is parked is sealed anew, with the name of the operation in the place of its target, so
 //! that a completion which the handler's cluster sends has the token that the caller was given.
 
-use std::net::IpAddr;
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -14,12 +14,19 @@ use http::{HeaderMap, Uri};
 use super::seal::codec::{Reader, Writer};
 use super::seal::{CALLBACK_PATH, Operation, Origin, Refused, TargetRef};
 use super::{About, Callbacks, Unsealable, short};
+use crate::admission::{Caller, How, Identity};
 use crate::nexus::{BaseUrl, callback};
 use crate::upstream::Outgoing;
 
 const START: &str = "start";
 const STARTED: &str = "started";
 const COMPLETION: &str = "completion";
+
+/// What follows the address of a caller with a name.
+const NAMED: &str = " named";
+
+/// Their places are in what is kept.
+const HOW: [How; 3] = [How::Certificate, How::Jwt, How::ApiKey];
 
 /// A start to be sent later.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +39,8 @@ pub struct KeptStart {
     pub body: Bytes,
     /// Its callback, sealed.
     pub sealed: String,
-    /// The address that it came from.
-    pub peer: IpAddr,
+    /// Whose it is.
+    pub caller: Caller,
 }
 
 /// A completion to be delivered.
@@ -45,8 +52,8 @@ pub struct KeptCompletion {
     pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
-    /// The address that the start came from.
-    pub peer: IpAddr,
+    /// Whose the start was.
+    pub caller: Caller,
 }
 
 /// The name of an operation: the same for each start with the same request id, in each replica.
@@ -85,7 +92,7 @@ impl Callbacks {
         start: &Outgoing,
         about: &About<'_>,
         sealed: bool,
-        peer: IpAddr,
+        caller: &Caller,
         home: impl Fn() -> Option<BaseUrl>,
     ) -> Result<(Vec<u8>, String), Unsealable> {
         let (mut start, name) = (start.clone(), format!("{store}.{id}"));
@@ -105,7 +112,7 @@ impl Callbacks {
             headers: start.headers,
             body: start.body,
             sealed: callback,
-            peer,
+            caller: Caller::absent(caller.ip(), caller.identity().cloned()),
         };
         Ok((self.keyring.seal_parked(id, START, &kept.to_bytes()), token))
     }
@@ -172,16 +179,16 @@ impl KeptStart {
         let mut content = Writer::default();
         content.text(&self.tail);
         content.text(&self.sealed);
-        content.text(&self.peer.to_string());
+        write_caller(&mut content, &self.caller);
         write_message(&mut content, &self.headers, &self.body);
         content.into_bytes()
     }
 
     fn from_bytes(content: &[u8]) -> Option<Self> {
         let mut content = Reader::new(content);
-        let (tail, sealed, peer) = (content.text()?, content.text()?, content.text()?.parse().ok()?);
+        let (tail, sealed, caller) = (content.text()?, content.text()?, read_caller(&mut content)?);
         let (headers, body) = read_message(content)?;
-        Some(Self { tail, headers, body, sealed, peer })
+        Some(Self { tail, headers, body, sealed, caller })
     }
 }
 
@@ -189,17 +196,39 @@ impl KeptCompletion {
     fn to_bytes(&self) -> Vec<u8> {
         let mut content = Writer::default();
         content.text(&self.sealed);
-        content.text(&self.peer.to_string());
+        write_caller(&mut content, &self.caller);
         write_message(&mut content, &self.headers, &self.body);
         content.into_bytes()
     }
 
     fn from_bytes(content: &[u8]) -> Option<Self> {
         let mut content = Reader::new(content);
-        let (sealed, peer) = (content.text()?, content.text()?.parse().ok()?);
+        let (sealed, caller) = (content.text()?, read_caller(&mut content)?);
         let (headers, body) = read_message(content)?;
-        Some(Self { sealed, headers, body, peer })
+        Some(Self { sealed, headers, body, caller })
     }
+}
+
+/// The address, then [`NAMED`] where there is more to say. One without a name is as it was when callers had none, so that
+/// what was parked then is read, too.
+fn write_caller(content: &mut Writer, caller: &Caller) {
+    let address = caller.ip();
+    let Some(identity) = caller.identity() else { return content.text(&address.to_string()) };
+    content.text(&format!("{address}{NAMED}"));
+    content.text(&identity.name);
+    content.number(HOW.iter().position(|how| *how == identity.how).unwrap_or_default() as u64);
+    content.number(identity.namespace.is_some().into());
+    content.text(identity.namespace.as_deref().unwrap_or_default());
+}
+
+fn read_caller(content: &mut Reader<'_>) -> Option<Caller> {
+    let text = content.text()?;
+    let Some(address) = text.strip_suffix(NAMED) else { return Some(Caller::absent(text.parse().ok()?, None)) };
+    let name = content.text()?.into();
+    let how = *HOW.get(usize::try_from(content.number()?).ok()?)?;
+    let has_namespace = content.number()? != 0;
+    let namespace = Some(content.text()?.into()).filter(|_| has_namespace);
+    Some(Caller::absent(address.parse().ok()?, Some(Arc::new(Identity { name, namespace, how }))))
 }
 
 fn write_message(content: &mut Writer, headers: &HeaderMap, body: &[u8]) {
@@ -231,10 +260,14 @@ mod tests {
     use crate::callback::{CallbackSettings, Completions};
     use crate::nexus::Call;
     use crate::upstream::{Crossing, UpstreamSettings};
-    use std::sync::Arc;
+    use std::net::IpAddr;
 
     const ID: &str = "000102030405060708090a0b0c0d0e0f";
     const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn anonymous() -> Caller {
+        Caller::absent(PEER, None)
+    }
 
     fn relay(keys: Vec<Key>) -> Callbacks {
         let public_url = Some(BaseUrl::parse("http://gateway:7280").unwrap());
@@ -284,9 +317,10 @@ mod tests {
                 let target = TargetRef::parse("external:http://there");
                 assert!(relay.seal_start(&mut sent, About { target, ..about() }, || None).unwrap());
             }
-            let (content, token) = relay.keep_start(("store", ID), &sent, &about(), sealed, PEER, || None).unwrap();
+            let (content, token) =
+                relay.keep_start(("store", ID), &sent, &about(), sealed, &anonymous(), || None).unwrap();
             let kept = relay.open_start(ID, &content).unwrap();
-            assert_eq!((&kept.headers, &kept.body, kept.peer), (&sent.headers, &sent.body, PEER));
+            assert_eq!((&kept.headers, &kept.body, kept.caller), (&sent.headers, &sent.body, anonymous()));
             assert!(kept.tail.starts_with("Svc/op?a=1&callback="));
             assert_eq!(kept.tail.contains("127.0.0.1"), !sealed, "what was not sealed goes out as it was");
             assert!(matches!(
@@ -310,7 +344,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_kept_opens_for_the_same_operation_and_content_only() {
         let (relay, sent) = (relay(vec![Key::new("k", [1; 32])]), start());
-        let (content, _) = relay.keep_start(("store", ID), &sent, &about(), false, PEER, || None).unwrap();
+        let (content, _) = relay.keep_start(("store", ID), &sent, &about(), false, &anonymous(), || None).unwrap();
         assert_eq!(relay.open_start("other", &content), Err(Refused::Forged));
         assert_eq!(relay.open_kept_completion(ID, &content), Err(Refused::Forged));
         assert_eq!(relay.open_start(ID, b""), Err(Refused::Malformed));
@@ -318,6 +352,18 @@ mod tests {
         assert_eq!(others.open_start(ID, &content), Err(Refused::UnknownKey));
         let rotated = self::relay(vec![Key::new("l", [2; 32]), Key::new("k", [1; 32])]);
         assert!(rotated.open_start(ID, &content).is_ok());
+    }
+
+    /// As they were written before callers had names.
+    #[test]
+    fn what_was_kept_of_a_caller_without_a_name_is_read() {
+        let mut content = Writer::default();
+        for text in ["Svc/op", "sealed", "10.0.0.7"] {
+            content.text(text);
+        }
+        write_message(&mut content, &HeaderMap::new(), b"body");
+        let kept = KeptStart::from_bytes(&content.into_bytes()).unwrap();
+        assert_eq!((kept.caller, &*kept.body), (Caller::absent([10, 0, 0, 7].into(), None), &b"body"[..]));
     }
 
     proptest! {
@@ -329,15 +375,20 @@ mod tests {
 
         #[test]
         fn what_was_written_is_read(
-            tail in ".{0,50}", value in "[ -~]{0,50}", body in proptest::collection::vec(any::<u8>(), 0..300)
+            tail in ".{0,50}", value in "[ -~]{0,50}", body in proptest::collection::vec(any::<u8>(), 0..300),
+            names in prop::option::of((".{0,50}", prop::option::of(".{0,20}"), prop::sample::select(HOW.to_vec()))),
         ) {
             let mut headers = HeaderMap::new();
             headers.append("x-a", value.parse().unwrap());
             headers.append("x-a", HeaderValue::from_static("second"));
             let (body, sealed) = (Bytes::from(body), tail.clone());
-            let start = KeptStart { tail, headers: headers.clone(), body: body.clone(), sealed: sealed.clone(), peer: PEER };
+            let identity = |(name, namespace, how): (String, Option<String>, How)| {
+                Arc::new(Identity { name: name.into(), namespace: namespace.map(Into::into), how })
+            };
+            let caller = Caller::absent(PEER, names.map(identity));
+            let start = KeptStart { tail, headers: headers.clone(), body: body.clone(), sealed: sealed.clone(), caller: caller.clone() };
             prop_assert_eq!(KeptStart::from_bytes(&start.to_bytes()), Some(start));
-            let completion = KeptCompletion { sealed, headers, body, peer: PEER };
+            let completion = KeptCompletion { sealed, headers, body, caller };
             prop_assert_eq!(KeptCompletion::from_bytes(&completion.to_bytes()), Some(completion));
         }
     }

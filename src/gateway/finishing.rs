@@ -254,7 +254,7 @@ impl Relaying<'_> {
         let head = head_of(&format!("/nexus/endpoints/{}/services/{}", row.endpoint, start.tail));
         let call = Call { timeout: call::read_timeout(&start.headers)?, ..Call::read(&head)? };
         let operation = endpoint.operation(call.path.key(head.uri.path()));
-        let caller = Caller::absent(start.peer);
+        let caller = start.caller.clone();
         let governed = operation.governed.of(&caller_key(&caller));
         let mut visit = self.visit(caller, &start.headers);
         visit.by_name = true;
@@ -325,7 +325,7 @@ impl Relaying<'_> {
         if !upstream.is_usable() {
             return Carried::NotNow { down: true };
         }
-        let caller = Caller::absent(completion.peer);
+        let caller = completion.caller.clone();
         let policy = gateway.router.default_policy(&caller_key(&caller));
         let mut visit = self.visit(caller, &headers);
         gateway.describe_completion(&mut visit, &home.origin);
@@ -368,7 +368,7 @@ impl Relaying<'_> {
         let elsewhere = || self.gateway.router.leading_to(&endpoint, &running.target);
         let Some(endpoint) = there.then(|| Arc::clone(&endpoint)).or_else(elsewhere) else { return false };
         let operation = endpoint.operation(key);
-        let caller = Caller::absent(NOBODY);
+        let caller = Caller::absent(NOBODY, None);
         let governed = operation.governed.of(&caller_key(&caller));
         let mut visit = self.visit(caller, &head.headers);
         visit.record.asked(Method::Cancel);
@@ -416,7 +416,7 @@ impl Gateway {
 fn keep(router: &Router, relay: &Callbacks, row: &Row, completion: &KeptCompletion) -> Option<Ending> {
     let origin = relay.open_origin(&completion.sealed).ok()?;
     let destination = Destination::parse(&origin.url).ok()?;
-    let policy = router.default_policy(&completion.peer.into());
+    let policy = router.default_policy(&caller_key(&completion.caller));
     let holds = policy.park.as_ref().map_or_else(|| ParkSettings::default().max_age, |park| park.settings.max_age);
     let content = relay.keep_completion(&row.id.to_string(), completion);
     Some(Ending { lane: format!("d/{destination}").into(), content, holds })
@@ -430,7 +430,7 @@ fn complete(row: &Row, start: &KeptStart, state: EndState, answer: &HeaderMap, b
     if state != EndState::Succeeded {
         describe_failure(&mut headers);
     }
-    KeptCompletion { sealed: start.sealed.clone(), headers, body, peer: start.peer }
+    KeptCompletion { sealed: start.sealed.clone(), headers, body, caller: start.caller.clone() }
 }
 
 /// Its headers with what is left of the time that the caller gives the whole operation.

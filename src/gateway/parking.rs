@@ -180,7 +180,7 @@ impl Gateway {
             self.router.url_of_cluster(&self.registry.cluster_of_id(id)?)
         };
         let (store, name) = (parking.park.store_name().ok_or("store")?, id.to_string());
-        let kept = parking.relay.keep_start((&store, &name), request, &about, start.sealed, visit.caller.ip(), home);
+        let kept = parking.relay.keep_start((&store, &name), request, &about, start.sealed, &visit.caller, home);
         let (content, token) = kept.map_err(|error| {
             tracing::debug!(endpoint = endpoint.name(), %error, "a start cannot be parked");
             "callback"
