@@ -29,6 +29,7 @@ mod http2;
 mod message;
 mod preface;
 mod pulse;
+pub mod strict;
 mod worker;
 
 use connection::Speaks;

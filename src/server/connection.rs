@@ -20,11 +20,18 @@ use tokio::sync::Notify;
 use super::drain::Watcher;
 use super::http2::{self, PIECE, Progress};
 use super::pulse::{Beat, Pulse, Watched};
+use super::strict::{Guard, Limits};
 use super::{ServerSettings, message, preface};
 use crate::admission::Peer;
 use crate::body::Body;
 use crate::gateway::{Gateway, Holding};
 use crate::telemetry::Telemetry;
+
+/// What hyper reads ahead, and how many headers it takes, by itself.
+const BUFFER: usize = 400 << 10;
+const HEADERS: usize = 100;
+/// How far hyper's own bounds lie beyond those of the guard before it.
+const MARGIN: usize = 16 << 10;
 
 /// What a connection may speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,23 +88,34 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Self { worker, gateway, peer, settings, pulse, .. } = self;
+        let ServerSettings { max_head, max_headers, max_uri, .. } = *settings;
+        let (stream, refusals) = Guard::new(stream, Limits { max_head, max_headers, max_uri });
         let (peer, served) = (Arc::new(peer), AtomicUsize::new(0));
-        let (max_head, max_requests) = (settings.max_head, settings.max_requests_per_connection);
+        let max_requests = settings.max_requests_per_connection;
         let service = service_fn(move |request: Request<Incoming>| {
             let (gateway, peer) = (Arc::clone(&gateway), Arc::clone(&peer));
             let beat = Beat::begin(&pulse);
             let is_last = served.fetch_add(1, Ordering::Relaxed) + 1 >= max_requests;
+            let refused = refusals.of(&request);
             async move {
-                let mut answer = gateway.serve(worker, &peer, request).await;
+                let mut answer = match refused {
+                    None => gateway.serve(worker, &peer, request).await,
+                    Some(failure) => gateway.turn_away(&peer, request.headers(), failure),
+                };
                 if is_last {
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(answer.map(|body| Answering { body, _beat: beat }))
             }
         });
-        // Timers are the reaper's: see `pulse`.
-        let connection =
-            http1::Builder::new().max_header_size(max_head).serve_connection(TokioIo::new(stream), service);
+        // Timers are the reaper's, see `pulse`; bounds are the guard's, and hyper's lie a little beyond.
+        let mut builder = http1::Builder::new();
+        builder.max_header_size(max_head + MARGIN).max_buf_size(max_head.max(BUFFER) + MARGIN);
+        if max_headers > HEADERS {
+            // Said or not, it is the same, but for the room for them, which is taken anew for each request then.
+            builder.max_headers(max_headers);
+        }
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
         until_done(connection, watcher.enough(), http1::Connection::graceful_shutdown).await
     }
 

@@ -102,15 +102,13 @@ fn owned(headers: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 /// Headers of one hop, and one that `Connection` makes one.
-const HOPS: [(&str, &str); 9] = [
+const HOPS: [(&str, &str); 7] = [
     ("Connection", "keep-alive, X-Named, content-length"),
     ("Keep-Alive", "timeout=5"),
     ("Proxy-Authorization", "Basic c2VjcmV0"),
     ("Proxy-Connection", "keep-alive"),
     ("TE", "trailers"),
     ("Trailer", "X-After"),
-    ("Upgrade", "h2c"),
-    ("HTTP2-Settings", "AAMAAABkAAQAAP__"),
     ("X-Named", "ends here"),
 ];
 

@@ -29,5 +29,6 @@ mod reload;
 mod requests;
 mod retries;
 mod shedding;
+mod smuggling;
 mod tls;
 mod upstream_faults;

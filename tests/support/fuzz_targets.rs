@@ -8,6 +8,8 @@ mod certificate;
 mod configuration;
 #[path = "../../fuzz/checks/failure.rs"]
 mod failure;
+#[path = "../../fuzz/checks/head.rs"]
+mod head;
 #[path = "../../fuzz/checks/link.rs"]
 mod link;
 #[path = "../../fuzz/checks/path.rs"]
@@ -39,6 +41,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "certificate", check: certificate::check },
     Target { name: "configuration", check: configuration::check },
     Target { name: "failure", check: failure::check },
+    Target { name: "head", check: head::check },
     Target { name: "link", check: link::check },
     Target { name: "path", check: path::check },
     Target { name: "query", check: query::check },
