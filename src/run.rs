@@ -307,8 +307,11 @@ impl Running {
 /// How completions go, by these settings. Blocks on the file of a generated key.
 fn completions(settings: &Settings) -> Result<Completions, ApplyError> {
     let callbacks = &settings.callbacks;
-    let clusters = settings.clusters.iter().flat_map(|cluster| &cluster.urls).map(Allowed::cluster);
-    let allow = callbacks.allow.iter().cloned().chain(clusters).collect();
+    let clusters = settings
+        .clusters
+        .iter()
+        .flat_map(|cluster| cluster.urls.iter().map(|url| Allowed::cluster(url).met_by(cluster.outward.tls.clone())));
+    let allow = clusters.chain(callbacks.allow.iter().cloned()).collect();
     let destinations = Arc::new(Destinations::new(allow, settings.upstream.clone(), settings.server.workers + 1));
     let home = callbacks.home.as_ref().and_then(|home| {
         let cluster = settings.clusters.iter().find(|cluster| cluster.name == *home)?;
@@ -327,9 +330,10 @@ fn completions(settings: &Settings) -> Result<Completions, ApplyError> {
 /// Whether connections to destinations can stay.
 fn same_completions(before: &Settings, now: &Settings) -> bool {
     let parts = |settings: &Settings| {
-        let urls: Vec<_> =
-            settings.clusters.iter().map(|cluster| (cluster.name.clone(), cluster.urls.clone())).collect();
-        (settings.callbacks.clone(), settings.upstream.clone(), urls)
+        let clusters = settings.clusters.iter();
+        let met: Vec<_> =
+            clusters.map(|cluster| (cluster.name.clone(), cluster.urls.clone(), cluster.outward.tls.clone())).collect();
+        (settings.callbacks.clone(), settings.upstream.clone(), met)
     };
     parts(before) == parts(now)
 }

@@ -51,7 +51,7 @@ enum Host {
 /// Why a completion may not go where its URL says. For logs and metrics: whoever sent it learns no reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Forbidden {
-    /// It is no `http` URL.
+    /// It is no `http` or `https` URL.
     #[error("{0}")]
     Scheme(&'static str),
     /// It carries a user name or a password.
@@ -87,14 +87,14 @@ impl Forbidden {
 }
 
 impl Destination {
-    /// Reads an absolute `http` URL. Hosts are taken in one spelling only, apart from the case of letters; path and
+    /// Reads an absolute `http` or `https` URL. Hosts are taken in one spelling only, apart from the case of letters; path and
     /// query stay byte for byte what they are.
     pub fn parse(url: &str) -> Result<Self, Forbidden> {
         if !url.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(Forbidden::Malformed("a space, a control character, or a character beyond ASCII"));
         }
         let (scheme, rest) = url.split_once(':').ok_or(Forbidden::Malformed("no scheme"))?;
-        check_scheme(scheme)?;
+        let tls = is_tls(scheme)?;
         let rest = rest.strip_prefix("//").ok_or(Forbidden::Malformed("no `//` after the scheme"))?;
         if rest.contains('#') {
             return Err(Forbidden::Malformed("a fragment"));
@@ -105,8 +105,8 @@ impl Destination {
         }
         let (host, port) = split_port(authority).map_err(Forbidden::Malformed)?;
         let host = Host::read(host).map_err(Forbidden::Malformed)?;
-        let port = port.map_or(Ok(80), read_port).map_err(Forbidden::Malformed)?;
-        let origin = BaseUrl { tls: false, host: host.to_string().into(), port, path: "".into() };
+        let port = port.map_or(Ok(if tls { 443 } else { 80 }), read_port).map_err(Forbidden::Malformed)?;
+        let origin = BaseUrl { tls, host: host.to_string().into(), port, path: "".into() };
         Ok(Self { origin, host, path_and_query: path_and_query(tail)? })
     }
 
@@ -132,14 +132,14 @@ impl fmt::Display for Destination {
     }
 }
 
-fn check_scheme(scheme: &str) -> Result<(), Forbidden> {
+fn is_tls(scheme: &str) -> Result<bool, Forbidden> {
     let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
         && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
     match scheme {
         _ if !is_scheme => Err(Forbidden::Malformed("no scheme")),
-        _ if scheme.eq_ignore_ascii_case("http") => Ok(()),
-        _ if scheme.eq_ignore_ascii_case("https") => Err(Forbidden::Scheme("TLS to destinations is not supported yet")),
-        _ => Err(Forbidden::Scheme("the URL's scheme is not `http`")),
+        _ if scheme.eq_ignore_ascii_case("http") => Ok(false),
+        _ if scheme.eq_ignore_ascii_case("https") => Ok(true),
+        _ => Err(Forbidden::Scheme("the URL's scheme is neither `http` nor `https`")),
     }
 }
 

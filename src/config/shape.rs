@@ -244,7 +244,7 @@ impl<'de> Visitor<'de> for AllowVisitor {
     type Value = Allow;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, or a mapping of `url` and `private`,", AllowedUrl::EXPECTED)
+        write!(f, "{}, or a mapping of `url`, `private` and `tls`,", AllowedUrl::EXPECTED)
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Allow, E> {

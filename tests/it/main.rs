@@ -31,4 +31,5 @@ mod retries;
 mod shedding;
 mod smuggling;
 mod tls;
+mod tls_upstream;
 mod upstream_faults;

@@ -17,6 +17,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::check::Reach;
 use super::{Class, Destination, Forbidden, Host, check_name, read_port, read_v6};
 use crate::nexus::BaseUrl;
+use crate::tls::ClientTlsSettings;
 
 /// Shortest prefixes of networks: one that is wider would hold all kinds of addresses, and hardly be meant.
 const MIN_PREFIX_V4: u8 = 8;
@@ -35,6 +36,8 @@ pub struct Allowed {
     /// None: any.
     port: Option<u16>,
     pub(super) private: bool,
+    /// How what it allows is met where that is by `https`.
+    met_by: ClientTlsSettings,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,7 +81,18 @@ impl Allowed {
         if !private && host == HostPattern::Name("localhost".into()) {
             return Err(format!("is this machine, where no entry leads that is not private; {PRIVATE}"));
         }
-        Ok(Self { tls, host, port, private })
+        Ok(Self { tls, host, port, private, met_by: ClientTlsSettings::default() })
+    }
+
+    /// The same entry, for what is met with `tls`.
+    #[must_use]
+    pub fn met_by(self, tls: ClientTlsSettings) -> Self {
+        Self { met_by: tls, ..self }
+    }
+
+    /// Whether the entry is for `https`.
+    pub fn is_tls(&self) -> bool {
+        self.tls
     }
 
     /// The entry for a configured cluster's own URL, wherever that is.
@@ -87,7 +101,7 @@ impl Allowed {
             Ok(address) => HostPattern::Net(Net::single(address)),
             Err(_) => HostPattern::Name(url.host.clone()),
         };
-        Self { tls: url.tls, host, port: Some(url.port), private: true }
+        Self { tls: url.tls, host, port: Some(url.port), private: true, met_by: ClientTlsSettings::default() }
     }
 
     /// Whether the entry allows this origin; at which addresses, is another question.
@@ -105,6 +119,13 @@ impl Allowed {
     fn is_for_port(&self, destination: &Destination) -> bool {
         self.tls == destination.origin.tls && self.port.is_none_or(|port| port == destination.origin.port)
     }
+}
+
+/// How a destination is met: by the first entry for it that says something of it. The names of clusters stand before
+/// patterns, so that no pattern gets their certificates.
+pub(super) fn met_by<'a>(allow: &'a [Allowed], destination: &Destination) -> Option<&'a ClientTlsSettings> {
+    let matching = allow.iter().filter(|entry| entry.tls && entry.matches(destination));
+    matching.map(|entry| &entry.met_by).find(|tls| **tls != ClientTlsSettings::default())
 }
 
 /// Which addresses `allow` lets a destination be at.

@@ -11,11 +11,10 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-use super::allow::reach;
+use super::allow::{met_by, reach};
 use super::check::{Checked, Reach};
 use super::{Allowed, Destination, Forbidden};
 use crate::nexus::BaseUrl;
-use crate::tls::ClientTlsSettings;
 use crate::upstream::{Connect, Probe, Tcp, Upstream, UpstreamSettings};
 
 /// Origins that are kept.
@@ -82,7 +81,7 @@ impl Destinations {
         let connector = Arc::new(Checked::new(Arc::clone(&reach), Arc::clone(&self.connector)));
         let (name, urls) = (destination.origin.authority().into(), vec![destination.origin.clone()]);
         let _runtime = self.runtime.enter();
-        let (settings, tls) = (self.settings.clone(), ClientTlsSettings::default());
+        let (settings, tls) = (self.settings.clone(), met_by(&self.allow, destination).cloned().unwrap_or_default());
         let upstream = Upstream::new(name, urls, Probe::Connect, settings, self.workers, connector, &tls);
         Ok(Origin { reach, upstream })
     }

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::*;
+use crate::tls::ClientTlsSettings;
 use crate::upstream::{Connect, Connecting, Outgoing, SendError, Stream, UpstreamSettings};
 
 /// Takes every connection, notes its address, and sends whoever asks on to a metadata service.
@@ -73,7 +74,7 @@ async fn what_is_not_allowed_is_refused_before_anything_is_asked() {
     let entries = ["http://*.example.com", "http://frontend:7243", "http://10.1.0.0/16:7243", "http://[fd12::/16]:*"];
     let (destinations, net) = destinations(allow(&entries));
     for (label, urls) in [
-        ("scheme", "https://a.example.com/ HTTPS://a.example.com/ ftp://a.example.com/ file:///etc/passwd"),
+        ("scheme", "ftp://a.example.com/ file:///etc/passwd"),
         ("scheme", "gopher://frontend:7243/_x temporal://system javascript:alert(1) data:,x unix:/run/x.sock"),
         ("scheme", "localhost:7243/x ws://frontend:7243/ httpx://frontend:7243/ http+unix://frontend:7243/"),
         ("user_info", "http://frontend@169.254.169.254/ http://a:b@frontend:7243/ http://@frontend:7243/"),
@@ -184,8 +185,8 @@ fn entries_allow_what_they_say() {
             "http://example.com http://aexample.com",
         ),
         ("http://*.h:*", "http://a.h http://a.h:9", "http://h http://h.a"),
-        ("https://*.h:*", "", "http://a.h:443/ http://a.h/"),
-        ("https://h:80", "", "http://h/"),
+        ("https://*.h", "https://a.h HTTPS://a.h:443/x", "http://a.h:443/ http://a.h/ https://h https://a.h:80"),
+        ("https://h:80", "https://h:80", "http://h/ https://h"),
         (
             "http://10.1.0.0/16:7243",
             "http://10.1.0.0:7243 http://10.1.255.255:7243",
@@ -347,6 +348,27 @@ async fn origins_are_bounded_and_those_beyond_are_let_go() {
     assert!(begun.iter().filter(|upstream| upstream.strong_count() > 0).count() < 1_064);
 }
 
+#[test]
+fn a_destination_is_met_as_the_first_entry_for_it_says() {
+    let met = |name: &str| ClientTlsSettings { server_name: Some(name.into()), ..ClientTlsSettings::default() };
+    let allow = [
+        Allowed::cluster(&BaseUrl::parse("https://home.example:7243").unwrap()).met_by(met("cluster")),
+        Allowed::parse("https://plain.example").unwrap(),
+        Allowed::parse("https://*.example:*").unwrap().met_by(met("pattern")),
+        Allowed::parse("http://*.example:*").unwrap().met_by(met("cleartext")),
+    ];
+    for (url, name) in [
+        ("https://home.example:7243/x", Some("cluster")),
+        ("https://home.example/x", Some("pattern")),
+        ("https://plain.example/x", Some("pattern")),
+        ("http://home.example/x", None),
+        ("https://elsewhere/x", None),
+    ] {
+        let found = allow::met_by(&allow, &Destination::parse(url).unwrap());
+        assert_eq!(found.and_then(|tls| tls.server_name.as_deref()), name, "{url}");
+    }
+}
+
 fn entry() -> impl Strategy<Value = Allowed> {
     let host = prop_oneof![
         Just("h.example".to_owned()),
@@ -416,7 +438,7 @@ proptest! {
             Host::Address(IpAddr::V6(_)) => other.host().unwrap().to_ascii_lowercase(),
             ref host => host.to_string(),
         });
-        prop_assert_eq!(other.port_u16().unwrap_or(80), destination.origin().port);
+        prop_assert_eq!(other.port_u16().unwrap_or(if destination.origin().tls { 443 } else { 80 }), destination.origin().port);
         prop_assert_eq!(BaseUrl::parse(&destination.to_string()), Ok(destination.origin().clone()));
         prop_assert!(url.ends_with(destination.path_and_query().as_str().strip_prefix('/').unwrap()));
     }

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::config::file::ClientTls;
 use crate::config::shape::Allow;
 use crate::config::value::{AllowedUrl, Checked, DAY, KeyId, KeySecret, MINUTE, PublicUrl, Segment, Time};
 
@@ -39,9 +40,12 @@ pub(in crate::config) struct SealKey {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct AllowKeys {
-    /// `http://HOST[:PORT]`: a name, `*.` before a name, an address or a network such as `10.0.0.0/8`; `*` as the port:
+    /// `http://HOST[:PORT]` or `https://…`: a name, `*.` before a name, an address or a network such as `10.0.0.0/8`; `*` as the port:
     /// any. Mandatory.
     pub(in crate::config) url: Option<Checked<AllowedUrl>>,
     /// Whether the host may have addresses of private networks. Default: false.
     pub(in crate::config) private: Option<bool>,
+    /// How what the entry allows is met where its URL begins with `https`. Left out: the system's authorities are
+    /// believed, and no certificate is shown.
+    pub(in crate::config) tls: Option<ClientTls>,
 }

@@ -7,6 +7,7 @@ use crate::config::file;
 use crate::config::problem::quoted_list;
 use crate::config::report::Report;
 use crate::config::settings::targets::known_cluster;
+use crate::config::settings::tls;
 use crate::config::shape::Allow;
 use crate::config::tree::item_path;
 use crate::registry::ClusterSettings;
@@ -84,20 +85,27 @@ fn allow(list: Vec<Option<Allow>>, report: &mut Report<'_>) -> Vec<Allowed> {
 }
 
 fn allowed(item: Option<Allow>, path: String, report: &mut Report<'_>) -> Option<Allowed> {
-    let (url, private, path) = match item {
+    let (url, private, tls, path, tls_path) = match item {
         None => {
             report.add(&path, "is empty; write `http://HOST:PORT`, or remove it");
             return None;
         }
-        Some(Allow::Url(url)) => (url, false, path),
-        Some(Allow::Keys(file::AllowKeys { url: Some(url), private })) => {
-            (url, private.unwrap_or(false), format!("{path}.url"))
+        Some(Allow::Url(url)) => (url, false, None, path, String::new()),
+        Some(Allow::Keys(file::AllowKeys { url: Some(url), private, tls })) => {
+            (url, private.unwrap_or(false), tls, format!("{path}.url"), format!("{path}.tls"))
         }
         Some(Allow::Keys(_)) => {
             report.add(&path, "has no URL; write `url: http://HOST:PORT`");
             return None;
         }
     };
-    let allowed = Allowed::new(&url.0, private);
-    allowed.map_err(|why| report.add_about(&path, &why)).ok()
+    let allowed = Allowed::new(&url.0, private).map_err(|why| report.add_about(&path, &why)).ok();
+    let Some(tls) = tls else { return allowed };
+    if let Some(allowed) = allowed.as_ref().filter(|allowed| !allowed.is_tls()) {
+        let message =
+            format!("is of no use: the URL beside it is `{allowed}`; write `https://` there, or remove `tls`");
+        report.add(&tls_path, message);
+    }
+    let tls = tls::client(tls, &tls_path, report);
+    allowed.map(|allowed| allowed.met_by(tls))
 }

@@ -1,0 +1,248 @@
+//! Targets behind TLS: whom the gateway believes, what it shows, and that a rotation loses no request.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request as Asked, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use nexus_gateway::config::Settings;
+use nexus_gateway::credentials::Outward;
+use nexus_gateway::nexus::ErrorType;
+use nexus_gateway::tls::{ClientAuth, ClientTlsSettings, KeyPair, Protocol, Roots, ServerTls, ServerTlsSettings};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::certificates::{Authority, For, Issued};
+use crate::harness::*;
+
+const UNREACHABLE: Expected = failure("upstream_unreachable", ErrorType::Unavailable, true);
+
+/// A request as the handler got it: its path and its headers.
+type Seen = (String, Vec<(String, String)>);
+
+/// A handler behind TLS that answers every request with `{}`.
+struct Secure {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    task: AbortHandle,
+}
+
+struct Shared {
+    tls: Mutex<ServerTls>,
+    connections: AtomicUsize,
+    requests: Mutex<Vec<Seen>>,
+}
+
+impl Secure {
+    async fn new(tls: ServerTls) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let shared = Shared { tls: Mutex::new(tls), connections: AtomicUsize::new(0), requests: Mutex::default() };
+        let shared = Arc::new(shared);
+        let task = tokio::spawn(accept(listener, Arc::clone(&shared))).abort_handle();
+        Self { address, shared, task }
+    }
+
+    fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// What the next connections see.
+    fn rotate(&self, tls: ServerTls) {
+        *self.shared.tls.lock().unwrap_or_else(PoisonError::into_inner) = tls;
+    }
+
+    fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    fn requests(&self) -> Vec<Seen> {
+        self.shared.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Secure {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let mut open = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.expect("connections can be accepted");
+        open.spawn(serve(stream, Arc::clone(&shared)));
+    }
+}
+
+async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+    let tls = shared.tls.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let Ok(accepted) = tls.accept(stream).await else { return };
+    shared.connections.fetch_add(1, Ordering::Relaxed);
+    let answer = service_fn(move |request: Asked<Incoming>| answer(request, Arc::clone(&shared)));
+    let stream = TokioIo::new(accepted.stream);
+    match accepted.protocol {
+        Protocol::Http1 => {
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(stream, answer).await;
+        }
+        Protocol::Http2 => {
+            let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let _ = builder.serve_connection(stream, answer).await;
+        }
+    }
+}
+
+async fn answer(request: Asked<Incoming>, shared: Arc<Shared>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let path = request.uri().path().to_owned();
+    let text = |value: &http::HeaderValue| value.to_str().unwrap_or_default().to_owned();
+    let headers = request.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+    shared.requests.lock().unwrap_or_else(PoisonError::into_inner).push((path, headers));
+    let _ = request.into_body().collect().await;
+    let answer = Response::builder().header("content-type", "application/json");
+    Ok(answer.body(Full::new(Bytes::from_static(b"{}"))).unwrap_or_default())
+}
+
+fn pair(issued: &Issued) -> KeyPair {
+    KeyPair::read(&issued.chain, &issued.key).expect("a pair")
+}
+
+fn roots(authorities: &[&Authority]) -> Roots {
+    Roots::read(&authorities.iter().map(|authority| &*authority.pem).collect::<String>()).expect("roots")
+}
+
+fn own(authority: &Authority) -> Issued {
+    authority.issue(For { hosts: &["127.0.0.1"], ..For::default() })
+}
+
+fn server(own: &Issued, clients: ClientAuth, protocols: &[Protocol]) -> ServerTls {
+    let settings = ServerTlsSettings { certificates: vec![pair(own)], clients, only_tls13: false };
+    ServerTls::new(&settings, protocols).expect("it can be used")
+}
+
+const BOTH: [Protocol; 2] = [Protocol::Http2, Protocol::Http1];
+
+fn believing(authorities: &[&Authority]) -> ClientTlsSettings {
+    ClientTlsSettings { roots: Some(roots(authorities)), ..ClientTlsSettings::default() }
+}
+
+/// Settings with one endpoint `pay` that leads to `handler`.
+fn met_by(handler: &Secure, tls: ClientTlsSettings) -> Settings {
+    let externals = BTreeMap::from([("pay".into(), Outward { tls })]);
+    Settings { endpoints: vec![external("pay", &handler.url())], externals, ..settings() }
+}
+
+#[tokio::test]
+async fn a_handler_is_met_with_either_http_and_sees_the_same_request() {
+    let authority = Authority::new("roots");
+    let mut seen = Vec::new();
+    for protocols in [&BOTH[..], &[Protocol::Http1]] {
+        let handler = Secure::new(server(&own(&authority), ClientAuth::Off, protocols)).await;
+        let gateway = Gateway::start(met_by(&handler, believing(&[&authority]))).await;
+        let mut caller = gateway.connect().await;
+        for _ in 0..3 {
+            let answer = caller.call(&start("pay").header("nexus-request-id", "one").body("{}")).await;
+            assert_eq!((answer.status(), &*answer.text()), (200, "{}"));
+        }
+        assert_eq!(handler.connections(), 1);
+        let (path, mut headers) = handler.requests().remove(0);
+        // HTTP/2 says it in the target.
+        headers.retain(|(name, _)| name != "host");
+        headers.sort();
+        seen.push((path, headers));
+    }
+    assert_eq!(seen[0], seen[1]);
+}
+
+#[tokio::test]
+async fn requests_at_the_same_time_share_a_connection() {
+    let authority = Authority::new("roots");
+    let handler = Secure::new(server(&own(&authority), ClientAuth::Off, &BOTH)).await;
+    let gateway = Gateway::start(met_by(&handler, believing(&[&authority]))).await;
+    let gateway = Arc::new(gateway);
+    let calls: JoinSet<_> = (0..40)
+        .map(|_| {
+            let gateway = Arc::clone(&gateway);
+            async move { gateway.call(&start("pay")).await.status() }
+        })
+        .collect();
+    assert!(calls.join_all().await.into_iter().all(|status| status == 200));
+    assert_eq!((handler.connections(), handler.requests().len()), (1, 40));
+}
+
+#[tokio::test]
+async fn a_handler_that_cannot_be_believed_is_unavailable_and_gets_nothing() {
+    let (authority, stranger) = (Authority::new("roots"), Authority::new("others"));
+    let expired = authority.issue(For { hosts: &["127.0.0.1"], expired: true, ..For::default() });
+    let elsewhere = authority.issue(For { hosts: &["elsewhere.test"], ..For::default() });
+    for (own, why) in [(own(&stranger), "no authority"), (expired, "it has expired"), (elsewhere, "elsewhere.test")] {
+        let handler = Secure::new(server(&own, ClientAuth::Off, &BOTH)).await;
+        let gateway = Gateway::start(unheld(met_by(&handler, believing(&[&authority])))).await;
+        let answer = gateway.call(&start("pay")).await;
+        UNREACHABLE.assert_is(&answer, why);
+        assert!(answer.text().contains(why), "{}", answer.text());
+        assert!(gateway.admin("/endpoints").await.status() == 200 && handler.requests().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_asks_for_a_certificate_sees_it() {
+    let authority = Authority::new("roots");
+    for protocols in [&BOTH[..], &[Protocol::Http1]] {
+        let tls = server(&own(&authority), ClientAuth::Required(roots(&[&authority])), protocols);
+        let handler = Secure::new(tls).await;
+        let gateway = Gateway::start(unheld(met_by(&handler, believing(&[&authority])))).await;
+        UNREACHABLE.assert_is(&gateway.call(&start("pay")).await, "none is shown");
+        let certificate = Some(pair(&authority.issue(For { common_name: "gateway", ..For::default() })));
+        let shown = ClientTlsSettings { certificate, ..believing(&[&authority]) };
+        gateway.running.apply(met_by(&handler, shown)).await.expect("it can be applied");
+        assert_eq!(gateway.call(&start("pay")).await.status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_on_both_sides_under_load_loses_no_request() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let showing = |believed: &[&Authority], authority: &Authority| ClientTlsSettings {
+        certificate: Some(pair(&authority.issue(For { common_name: "gateway", ..For::default() }))),
+        ..believing(believed)
+    };
+    let handler = Secure::new(server(&own(&old), ClientAuth::Required(roots(&[&old])), &BOTH)).await;
+    let gateway = Arc::new(Gateway::start(met_by(&handler, showing(&[&old], &old))).await);
+    let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let load: JoinSet<_> = (0..8)
+        .map(|_| {
+            let (gateway, stop, count) = (Arc::clone(&gateway), Arc::clone(&stop), Arc::clone(&count));
+            async move {
+                let mut caller = gateway.connect().await;
+                while !stop.load(Ordering::Relaxed) {
+                    let answer = caller.call(&start("pay")).await;
+                    assert_eq!(answer.status(), 200, "{}", answer.text());
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        })
+        .collect();
+    let some_more = || {
+        let target = count.load(Ordering::Relaxed) + 40;
+        let count = Arc::clone(&count);
+        async move { eventually(|| count.load(Ordering::Relaxed) >= target).await }
+    };
+    some_more().await;
+    handler.rotate(server(&own(&old), ClientAuth::Required(roots(&[&old, &new])), &BOTH));
+    some_more().await;
+    gateway.running.apply(met_by(&handler, showing(&[&old, &new], &new))).await.expect("it can be applied");
+    some_more().await;
+    handler.rotate(server(&own(&new), ClientAuth::Required(roots(&[&new])), &BOTH));
+    gateway.running.apply(met_by(&handler, showing(&[&new], &new))).await.expect("it can be applied");
+    some_more().await;
+    stop.store(true, Ordering::Relaxed);
+    load.join_all().await;
+    assert_eq!(handler.connections(), 3, "one for each certificate and what was believed with it");
+}
