@@ -1,11 +1,12 @@
 //! The admin port: health, readiness, metrics, what is served, and the breakers and parked operations, which can be
-//! steered here.
+//! steered here. Who may is `guard`'s, what a connection may take `port`'s.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Json};
+use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -17,10 +18,40 @@ use crate::registry::Registry;
 use crate::route::Router;
 use crate::server::Phase;
 use crate::telemetry::Telemetry;
+use crate::tls::{ClientAuth, ServerTlsSettings};
 
 mod breakers;
+mod guard;
 mod parked;
+mod port;
 mod scrape;
+
+pub use guard::AdminToken;
+pub use port::{Live, Rules};
+
+/// Where the admin port is, and who may ask it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminSettings {
+    /// Where to listen; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// What opens all of it.
+    pub token: Option<AdminToken>,
+    /// TLS, and clients that are let in by their certificates.
+    pub tls: Option<ServerTlsSettings>,
+}
+
+impl AdminSettings {
+    /// A port without a token and without TLS.
+    pub fn at(address: SocketAddr) -> Self {
+        Self { address, token: None, tls: None }
+    }
+
+    /// Whether it shows health and metrics only: it listens beyond loopback, and nothing opens the rest.
+    pub fn is_closed(&self) -> bool {
+        let asks = self.tls.as_ref().is_some_and(|tls| tls.clients != ClientAuth::Off);
+        !self.address.ip().to_canonical().is_loopback() && self.token.is_none() && !asks
+    }
+}
 
 /// What the admin port shows.
 #[derive(Clone)]
@@ -40,8 +71,8 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Answers on `socket` until dropped.
-    pub async fn serve(self, socket: TcpListener) -> std::io::Result<()> {
+    /// Answers on `socket` until dropped, whom `live` lets in.
+    pub async fn serve(self, socket: TcpListener, live: Arc<Live>) {
         let routes = axum::Router::new()
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
@@ -50,8 +81,12 @@ impl Admin {
             .merge(breakers::routes())
             .merge(parked::routes())
             .with_state(self);
-        axum::serve(socket, routes).await
+        port::serve(socket, routes, live).await;
     }
+}
+
+fn refuse(status: StatusCode, why: &str) -> Response {
+    (status, Json(json!({ "error": why }))).into_response()
 }
 
 /// 200 where requests may be sent here; with the reason for the answer either way.

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use crate::admin::AdminSettings;
 use crate::admission::{AuthorizationSettings, Trust};
 use crate::callback::CallbackSettings;
 use crate::credentials::Outward;
@@ -53,7 +54,7 @@ pub struct Settings {
     /// Where callers connect. At least one; no two overlap.
     pub listen: Vec<ListenerSettings>,
     /// Where metrics and health are served.
-    pub admin: SocketAddr,
+    pub admin: AdminSettings,
     /// Bounds of the data port.
     pub server: ServerSettings,
     /// The clusters in file order, then those given by flags. Names and URLs are unique.
@@ -86,7 +87,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: vec![ListenerSettings::plain(loopback(7280), Trust::Trusted)],
-            admin: loopback(7281),
+            admin: AdminSettings::at(loopback(7281)),
             server: ServerSettings::default(),
             clusters: Vec::new(),
             endpoints: Vec::new(),

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
-use crate::admin::Admin;
+use crate::admin::{Admin, AdminSettings, Live, Rules as AdminRules};
 use crate::admission::Authorization;
 use crate::callback::destination::{Allowed, Destinations};
 use crate::callback::seal::{Key, Keyring};
@@ -45,6 +45,9 @@ pub enum ApplyError {
         /// What the operating system says.
         source: io::Error,
     },
+    /// The certificates of the admin port cannot be used.
+    #[error("cannot use admin.tls: {0}")]
+    AdminTls(String),
     /// The access log cannot be opened.
     #[error("cannot open the access log {path}: {source}")]
     AccessLog {
@@ -84,6 +87,7 @@ struct Current {
 
 struct AdminPort {
     bound: SocketAddr,
+    live: Arc<Live>,
     task: AbortHandle,
 }
 
@@ -132,7 +136,7 @@ impl Running {
             phase: in_phase,
         };
         let data = server.bind(&settings.listen).map_err(bind_error)?;
-        let admin = serve_admin(admin, settings.admin).await?;
+        let admin = serve_admin(admin, &settings.admin).await?;
         telemetry.log_to(open_access_log(settings.log.access_log.as_ref())?);
 
         let current = Mutex::new(Current { settings: settings.clone(), admin });
@@ -148,8 +152,9 @@ impl Running {
     pub async fn apply(&self, settings: Settings) -> Result<(), ApplyError> {
         let before = self.lock().settings.clone();
         let data = self.server.bind(&settings.listen).map_err(bind_error)?;
-        let admin =
-            if settings.admin == before.admin { None } else { Some(serve_admin(self.admin(), settings.admin).await?) };
+        let moved = settings.admin.address != before.admin.address;
+        let admin = if moved { Some(serve_admin(self.admin(), &settings.admin).await?) } else { None };
+        let rules = AdminRules::new(&settings.admin).map_err(ApplyError::AdminTls)?;
         if settings.log.access_log != before.log.access_log {
             self.telemetry.log_to(open_access_log(settings.log.access_log.as_ref())?);
         }
@@ -160,10 +165,11 @@ impl Running {
         self.put_in_force(&settings, data, completions);
         self.park(&settings).await?;
         let mut current = self.lock();
-        current.settings = settings;
-        if let Some(admin) = admin {
-            current.admin = admin;
+        match admin {
+            Some(admin) => current.admin = admin,
+            None => current.admin.live.change(rules),
         }
+        current.settings = settings;
         Ok(())
     }
 
@@ -338,7 +344,9 @@ fn same_completions(before: &Settings, now: &Settings) -> bool {
     parts(before) == parts(now)
 }
 
-async fn serve_admin(admin: Admin, address: SocketAddr) -> Result<AdminPort, ApplyError> {
+async fn serve_admin(admin: Admin, settings: &AdminSettings) -> Result<AdminPort, ApplyError> {
+    let address = settings.address;
+    let live = Arc::new(Live::new(AdminRules::new(settings).map_err(ApplyError::AdminTls)?));
     let listening = async {
         let socket = TcpListener::bind(address).await?;
         let bound = socket.local_addr()?;
@@ -346,12 +354,8 @@ async fn serve_admin(admin: Admin, address: SocketAddr) -> Result<AdminPort, App
     };
     let (socket, bound) = listening.await.map_err(|source| ApplyError::Bind { address, source })?;
     tracing::info!(address = %bound, "admin port listening");
-    let task = tokio::spawn(async move {
-        if let Err(error) = admin.serve(socket).await {
-            tracing::error!(%error, "the admin port ended");
-        }
-    });
-    Ok(AdminPort { bound, task: task.abort_handle() })
+    let task = tokio::spawn(admin.serve(socket, Arc::clone(&live)));
+    Ok(AdminPort { bound, live, task: task.abort_handle() })
 }
 
 fn open_access_log(target: Option<&AccessLogTarget>) -> Result<Option<AccessLog>, ApplyError> {

@@ -99,7 +99,7 @@ fn settings(handler: SocketAddr) -> Settings {
     let url = BaseUrl::parse(&format!("http://{handler}")).expect("a base URL");
     Settings {
         listen: vec![ListenerSettings::plain(free, Trust::Untrusted)],
-        admin: free,
+        admin: nexus_gateway::admin::AdminSettings::at(free),
         server: ServerSettings { workers: 1, ..ServerSettings::default() },
         endpoints: vec![Definition { name: "pay".into(), id: None, target: Target::External { url } }],
         state: None,

@@ -1,5 +1,7 @@
 //! The configuration as files: the shipped ones are right, and every mistake is reported where it is.
 
+#[path = "config/admin.rs"]
+mod admin;
 #[path = "config/authorization.rs"]
 mod authorization;
 #[path = "config/callbacks.rs"]

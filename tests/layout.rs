@@ -27,6 +27,7 @@ const ARROWS: [(&str, &[&str]); 23] = [
     (
         "config",
         &[
+            "admin",
             "admission",
             "callback",
             "credentials",
@@ -42,7 +43,10 @@ const ARROWS: [(&str, &[&str]); 23] = [
             "upstream",
         ],
     ),
-    ("admin", &["gates", "gateway", "park", "registry", "resilience", "route", "server", "telemetry", "upstream"]),
+    (
+        "admin",
+        &["gates", "gateway", "park", "registry", "resilience", "route", "server", "telemetry", "tls", "upstream"],
+    ),
     ("server", &["admission", "body", "gates", "gateway", "response", "telemetry", "tls"]),
     (
         "gateway",

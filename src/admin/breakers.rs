@@ -1,27 +1,22 @@
 //! Breakers and addresses as an operator sees and steers them.
-//!
-//! What changes something wants a POST with a header of its own, which no web page can make a browser send along.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::Admin;
+use super::{Admin, refuse};
 use crate::gates::{Breaker, Key, Steer, Steered};
 use crate::resilience::BreakerSettings;
 use crate::resilience::breaker::Cause;
 use crate::upstream::ByHand;
-
-/// The header that a request must have to change something, with any value.
-pub(super) const STEERING: &str = "nexus-gateway-admin";
 
 pub(super) fn routes() -> Router<Admin> {
     Router::new()
@@ -99,15 +94,7 @@ impl Which {
 }
 
 /// `trip` refuses everything, `hold` keeps everything waiting, both until `reset`.
-async fn steer(
-    State(admin): State<Admin>,
-    Path(verb): Path<String>,
-    Query(which): Query<Which>,
-    headers: HeaderMap,
-) -> Response {
-    if !headers.contains_key(STEERING) {
-        return without_header();
-    }
+async fn steer(State(admin): State<Admin>, Path(verb): Path<String>, Query(which): Query<Which>) -> Response {
     let steer = match verb.as_str() {
         "trip" => Steer::Trip,
         "hold" => Steer::Hold,
@@ -144,11 +131,7 @@ async fn steer_address(
     State(admin): State<Admin>,
     Path(verb): Path<String>,
     Query(which): Query<WhichAddress>,
-    headers: HeaderMap,
 ) -> Response {
-    if !headers.contains_key(STEERING) {
-        return without_header();
-    }
     let hand = match verb.as_str() {
         "down" => Some(ByHand::Down),
         "up" => Some(ByHand::Up),
@@ -161,12 +144,4 @@ async fn steer_address(
         return refuse(StatusCode::NOT_FOUND, "there is no such upstream, or it has no such address");
     }
     Json(json!({ "addresses": addresses(&admin, Instant::now()) })).into_response()
-}
-
-pub(super) fn without_header() -> Response {
-    refuse(StatusCode::FORBIDDEN, "the header Nexus-Gateway-Admin is missing; it may have any value")
-}
-
-pub(super) fn refuse(status: StatusCode, why: &str) -> Response {
-    (status, Json(json!({ "error": why }))).into_response()
 }

@@ -4,14 +4,13 @@ use std::time::SystemTime;
 
 use axum::Router;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Admin;
-use super::breakers::{STEERING, refuse, without_header};
+use super::{Admin, refuse};
 use crate::park::Park;
 use crate::park::store::{self, Id, Row, StoreError, Written};
 
@@ -86,15 +85,7 @@ struct Which {
 
 /// `release` tries them at once; `fail` ends those that wait, and lets their callers see `message`. One that is on its way
 /// to its target ends as canceled, unless it gets through.
-async fn steer(
-    State(admin): State<Admin>,
-    Path(verb): Path<String>,
-    Query(which): Query<Which>,
-    headers: HeaderMap,
-) -> Response {
-    if !headers.contains_key(STEERING) {
-        return without_header();
-    }
+async fn steer(State(admin): State<Admin>, Path(verb): Path<String>, Query(which): Query<Which>) -> Response {
     let Some(park) = admin.gateway.park() else { return parks_nothing() };
     let id = match which.id.as_deref().map(Id::parse) {
         Some(None) => return refuse(StatusCode::BAD_REQUEST, "an id has 32 hexadecimal digits, as /parked shows it"),

@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use super::shape::{Discover, Named, Urls};
 use super::value::{
-    AccessLog, Address, Checked, Count, Folder, GIB, HOUR, KIB, LogLevel, MIB, MINUTE, Percent, SECOND, Segment, Size,
-    Store, Time, Url,
+    AccessLog, Address, AdminToken, Checked, Count, Folder, GIB, HOUR, KIB, LogLevel, MIB, MINUTE, Percent, SECOND,
+    Segment, Size, Store, Time, Url,
 };
 
 mod authorization;
@@ -84,8 +84,14 @@ pub(super) enum Trust {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Admin {
-    /// IP:PORT. Default: 127.0.0.1:7281.
+    /// IP:PORT. Beyond loopback it shows health and metrics only, unless there is a `token`, or `tls` with `clients`.
+    /// Default: 127.0.0.1:7281.
     pub(super) address: Option<Checked<Address>>,
+    /// What opens all of it, as `Authorization: Bearer TOKEN`, 16 to 512 characters; best written as `${file:/path}`.
+    /// Left out: none.
+    pub(super) token: Option<Checked<AdminToken>>,
+    /// TLS. Who shows a certificate of one of the authorities of `clients` is let in as with the token. Left out: none.
+    pub(super) tls: Option<ServerTls>,
 }
 
 #[derive(Default, Deserialize, JsonSchema)]

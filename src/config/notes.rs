@@ -13,7 +13,14 @@ pub fn notes(settings: &Settings) -> Vec<String> {
     let parks = settings.policies.iter().any(|rule| matches!(rule.park, Some(Toggle::On(_))));
     let parking = if parks { of_parking(settings) } else { Vec::new() };
     let expiring = expiring(settings, SystemTime::now());
-    expiring.into_iter().chain(parking).chain(of_authorization(settings)).collect()
+    of_admin(settings).into_iter().chain(expiring).chain(parking).chain(of_authorization(settings)).collect()
+}
+
+/// What an operator finds closed.
+fn of_admin(settings: &Settings) -> Option<String> {
+    let closed = "the admin port listens beyond loopback and shows health and metrics only; `admin.token`, or `admin.tls` \
+        with `clients`, opens the rest";
+    settings.admin.is_closed().then(|| closed.into())
 }
 
 /// Rules that let nobody in, though they are right.

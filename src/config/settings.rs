@@ -15,6 +15,7 @@ use crate::telemetry::{self, LogSettings};
 use crate::upstream::UpstreamSettings;
 
 mod addresses;
+mod admin;
 mod authorization;
 mod callbacks;
 mod park;
@@ -34,7 +35,9 @@ pub(super) fn build(
     problems: &mut Vec<Problem>,
 ) -> Settings {
     let mut report = Report::new(root, inputs, problems);
-    let (listen, admin) = addresses::build(file.listen, file.admin, overrides, &mut report);
+    let admin = file.admin.unwrap_or_default();
+    let (listen, address) = addresses::build(file.listen, admin.address.as_ref(), overrides, &mut report);
+    let admin = admin::build(admin, address, &mut report);
     let clusters = targets::clusters(file.clusters, &overrides.clusters, &mut report);
     let (endpoints, externals) = targets::endpoints(file.endpoints, &clusters, &mut report);
     let authorization = authorization::build(file.authorization, &mut report);

@@ -13,7 +13,7 @@ use super::problem::{Place, Problem};
 /// Deepest indentation. `saphyr` bounds the nesting of `[` and `{` but not of blocks, and recurses on it.
 const MAX_INDENT: usize = 64;
 /// Where a text is, or was meant as, a URL with a password or a key, however it looks.
-const SECRETS: [&str; 5] = ["redis", "redis.url", "callbacks", "park", "park.store"];
+const SECRETS: [&str; 7] = ["redis", "redis.url", "callbacks", "park", "park.store", "admin", "admin.token"];
 /// Nothing that stands here is shown, names of keys included: an id and a secret may have changed places.
 const KEYS: &str = "callbacks.keys";
 

@@ -17,12 +17,14 @@ use super::units::{format_duration, format_size, parse_duration, parse_size};
 use crate::nexus::BaseUrl;
 use crate::telemetry::AccessLogTarget;
 
+mod admin;
 mod authorization;
 mod callbacks;
 mod limits;
 mod park;
 mod tls;
 
+pub(super) use admin::AdminToken;
 pub(super) use authorization::{EndpointPattern, NamePattern};
 pub(super) use callbacks::{AllowedUrl, KeyId, KeySecret, PublicUrl};
 pub(super) use limits::{CallerName, OrOff, Percent, Period, RateOf, Store};

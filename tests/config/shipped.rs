@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use nexus_gateway::admin::AdminToken;
 use nexus_gateway::config::{Settings, new_key, schema};
 use nexus_gateway::resilience::park::ParkSettings;
 use nexus_gateway::resilience::rate_limit::{OnFailure, Scope};
@@ -73,6 +74,7 @@ fn the_full_file_shows_the_defaults() {
     assert_eq!((&default.breaker, everything.breaker), (&None, Some(Toggle::Off)));
     assert_eq!((&default.park, everything.park), (&None, Some(Toggle::Off)));
     assert_eq!((everything.relay, everything.sticky), (Some(default.relay), Some(default.sticky)));
+    assert_eq!(everything.redact, Some(default.redact));
 
     // What is marked as an example in the file.
     let mut default = Settings::default();
@@ -137,6 +139,7 @@ fn the_examples_of_tls_are_right() {
         ("clients.crt", &authority.pem),
         ("cluster-ca.crt", &authority.pem),
         ("partner-ca.crt", &authority.pem),
+        ("admin-token", &"0123456789abcdef\n".to_owned()),
     ] {
         write(folder.path(), name, text);
     }
@@ -153,6 +156,8 @@ fn the_examples_of_tls_are_right() {
         assert_eq!(outward.tls.roots, Some(Roots::read(&authority.pem).unwrap()));
         assert!(outward.tls.certificate.is_some() && outward.tls.server_name.as_deref() == Some(name));
     }
+    assert_eq!(settings.admin.token, Some(AdminToken::new("0123456789abcdef")));
+    assert!(matches!(settings.admin.tls.as_ref().unwrap().clients, ClientAuth::Optional(_)));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
+use nexus_gateway::admin::{AdminSettings, AdminToken};
 use nexus_gateway::admission::authorize::{Callers, Pattern, Rule};
 use nexus_gateway::admission::{AuthorizationSettings, Trust};
 use nexus_gateway::callback::CallbackSettings;
@@ -66,7 +67,7 @@ fn every_setting_reaches_its_field() {
     let settings = load_text(
         "
 listen: [{ address: '127.0.0.1:1', trust: untrusted }, { address: '0.0.0.0:2', trust: trusted }]
-admin: { address: '127.0.0.1:3' }
+admin: { address: '127.0.0.1:3', token: secret-of-the-admin }
 server:
   { max_connections: 4, max_head: 5KiB, head_timeout: 6s, idle_timeout: 9s, grace: 7s, workers: 8, max_in_flight: 21,
     max_queued_bytes: 22MiB, max_wait: 23s, handshake_timeout: 123ms, max_handshakes: 19,
@@ -123,7 +124,10 @@ log: { level: debug, format: json, access_log: /twenty }",
             ListenerSettings::plain("127.0.0.1:1".parse().unwrap(), Trust::Untrusted),
             ListenerSettings::plain("0.0.0.0:2".parse().unwrap(), Trust::Trusted),
         ],
-        admin: "127.0.0.1:3".parse().unwrap(),
+        admin: AdminSettings {
+            token: Some(AdminToken::new("secret-of-the-admin")),
+            ..AdminSettings::at("127.0.0.1:3".parse().unwrap())
+        },
         server: ServerSettings {
             max_connections: 4,
             max_head: 5 << 10,
@@ -315,7 +319,7 @@ fn flags_win_over_the_file() {
     assert_eq!(settings.listen.len(), 1);
     assert_eq!(Some(settings.listen[0].address), overrides.listen);
     assert_eq!(settings.listen[0].trust, Trust::Untrusted);
-    assert_eq!(Some(settings.admin), overrides.admin);
+    assert_eq!(Some(settings.admin.address), overrides.admin);
     assert_eq!(settings.state, overrides.state);
     let names: Vec<_> = settings.clusters.iter().map(|cluster| &*cluster.name).collect();
     assert_eq!(names, ["home", "overseas", "127.0.0.1:7300"]);

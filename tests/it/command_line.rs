@@ -126,7 +126,8 @@ async fn a_bad_change_is_refused_and_the_last_good_one_stays() {
     let line = process.logs("is refused").await;
     assert!(line.contains("polices") && line.contains("gateway.yaml:5"), "{line}");
     assert_eq!(Caller::connect(addresses[1]).await.call(&start("pay")).await.status(), 200);
-    let metrics = || async { Caller::connect(addresses[0]).await.call(&get("/metrics")).await.text() };
+    let metrics =
+        || async { Caller::connect(addresses[0]).await.call(&get("/metrics").host("localhost")).await.text() };
     let refused = metrics().await;
     assert!(refused.contains("nexus_gateway_config_last_reload_successful 0"), "{refused}");
     assert!(refused.contains("nexus_gateway_config_reloads_total{result=\"refused\"} 1"), "{refused}");

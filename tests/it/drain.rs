@@ -41,7 +41,7 @@ async fn the_admin_port_says_so() {
     let admin = gateway.running.admin_address();
     let drained = tokio::spawn(gateway.running.drain(pending()));
     let shown = loop {
-        let answer = Caller::connect(admin).await.call(&get("/readyz")).await;
+        let answer = Caller::connect(admin).await.call(&get("/readyz").host("localhost")).await;
         if answer.status() == 503 {
             break answer.text();
         }

@@ -3,6 +3,7 @@
 mod harness;
 
 mod access_log;
+mod admin;
 mod answers;
 mod authorization;
 mod breakers;

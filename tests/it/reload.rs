@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use nexus_gateway::admin::AdminSettings;
 use nexus_gateway::admission::Trust;
 use nexus_gateway::config::Settings;
 use nexus_gateway::nexus::ErrorType;
@@ -92,7 +93,11 @@ async fn a_listener_can_move() {
 #[tokio::test]
 async fn the_admin_port_can_move() {
     let gateway = Gateway::start(settings()).await;
-    gateway.running.apply(Settings { admin: elsewhere(), ..settings() }).await.expect("it can be applied");
+    gateway
+        .running
+        .apply(Settings { admin: AdminSettings::at(elsewhere()), ..settings() })
+        .await
+        .expect("it can be applied");
     assert_eq!(gateway.running.admin_address().ip(), elsewhere().ip());
     assert_eq!(gateway.admin("/healthz").await.status(), 200);
 }
@@ -119,9 +124,9 @@ async fn settings_that_cannot_be_put_in_force_change_nothing() {
     let nowhere = AccessLogTarget::File("/no/such/folder/access.log".into());
     for refused in [
         Settings { listen: vec![listener(elsewhere()), taken], ..changed() },
-        Settings { admin: handler.address, ..changed() },
+        Settings { admin: AdminSettings::at(handler.address), ..changed() },
         Settings { log: LogSettings { access_log: Some(nowhere), ..LogSettings::default() }, ..changed() },
-        Settings { admin: elsewhere(), listen: vec![listener(handler.address)], ..changed() },
+        Settings { admin: AdminSettings::at(elsewhere()), listen: vec![listener(handler.address)], ..changed() },
     ] {
         let outcome = gateway.running.apply(refused).await;
         assert!(matches!(outcome, Err(ApplyError::Bind { .. } | ApplyError::AccessLog { .. })), "{outcome:?}");

@@ -7,6 +7,7 @@ use crate::admission::Trust;
 use crate::config::report::Report;
 use crate::config::settings::tls;
 use crate::config::tree::item_path;
+use crate::config::value::{Address, Checked};
 use crate::config::{Overrides, Settings, file};
 use crate::server::ListenerSettings;
 use crate::tls::ServerTlsSettings;
@@ -14,7 +15,7 @@ use crate::tls::ServerTlsSettings;
 /// The listeners and the admin address; no two of them overlap.
 pub(super) fn build(
     listen: Option<Vec<Option<file::Listener>>>,
-    admin: Option<file::Admin>,
+    admin: Option<&Checked<Address>>,
     overrides: &Overrides,
     report: &mut Report<'_>,
 ) -> (Vec<ListenerSettings>, SocketAddr) {
@@ -26,10 +27,10 @@ pub(super) fn build(
         (None, Some(listeners)) => from_file(listeners, report),
         (None, None) => (default.listen, vec![Origin::Default("the default of `listen`")]),
     };
-    let (admin, origin) = match (overrides.admin, admin.and_then(|admin| admin.address)) {
+    let (admin, origin) = match (overrides.admin, admin) {
         (Some(address), _) => (address, Origin::Flag("--admin")),
         (None, Some(address)) => (address.0, Origin::Key("admin.address".into())),
-        (None, None) => (default.admin, Origin::Default("the default of `admin.address`")),
+        (None, None) => (default.admin.address, Origin::Default("the default of `admin.address`")),
     };
     let mut addresses: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
     addresses.push(admin);

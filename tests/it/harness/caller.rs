@@ -77,6 +77,7 @@ impl Caller {
 pub(crate) struct Request {
     method: &'static str,
     target: String,
+    host: &'static str,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
     chunked: bool,
@@ -94,7 +95,14 @@ pub(crate) fn cancel(endpoint: &str) -> Request {
 
 /// A POST to any target, without a body.
 pub(crate) fn to(target: impl Into<String>) -> Request {
-    Request { method: "POST", target: target.into(), headers: Vec::new(), body: Vec::new(), chunked: false }
+    Request {
+        method: "POST",
+        target: target.into(),
+        host: "gateway.test",
+        headers: Vec::new(),
+        body: Vec::new(),
+        chunked: false,
+    }
 }
 
 /// A GET.
@@ -123,6 +131,12 @@ impl Request {
         self
     }
 
+    /// The name by which the gateway is called.
+    pub(crate) fn host(mut self, host: &'static str) -> Self {
+        self.host = host;
+        self
+    }
+
     pub(crate) fn method(mut self, method: &'static str) -> Self {
         self.method = method;
         self
@@ -130,7 +144,7 @@ impl Request {
 
     /// The head alone, with the framing of the body.
     pub(crate) fn head(&self) -> Vec<u8> {
-        let mut head = format!("{} {} HTTP/1.1\r\nHost: gateway.test\r\n", self.method, self.target);
+        let mut head = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", self.method, self.target, self.host);
         for (name, value) in &self.headers {
             let _ = write!(head, "{name}: {value}\r\n");
         }

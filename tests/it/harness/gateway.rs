@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use nexus_gateway::admin::AdminSettings;
 use nexus_gateway::admission::Trust;
 use nexus_gateway::config::Settings;
 use nexus_gateway::credentials::Outward;
@@ -65,7 +66,7 @@ impl Gateway {
 
     /// Sends any request to the admin port.
     pub(crate) async fn ask_admin(&self, request: &Request) -> Message {
-        Caller::connect(self.running.admin_address()).await.call(request).await
+        Caller::connect(self.running.admin_address()).await.call(&request.clone().host("localhost")).await
     }
 
     pub(crate) async fn metrics(&self) -> Metrics {
@@ -145,7 +146,7 @@ pub(crate) fn settings() -> Settings {
     let free: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
     Settings {
         listen: vec![ListenerSettings::plain(free, Trust::Trusted)],
-        admin: free,
+        admin: AdminSettings::at(free),
         server: ServerSettings { workers: 1, ..ServerSettings::default() },
         state: None,
         ..Settings::default()
