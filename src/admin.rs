@@ -73,6 +73,7 @@ pub struct Admin {
 impl Admin {
     /// Answers on `socket` until dropped, whom `live` lets in.
     pub async fn serve(self, socket: TcpListener, live: Arc<Live>) {
+        let telemetry = Arc::clone(&self.telemetry);
         let routes = axum::Router::new()
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(ready))
@@ -81,7 +82,7 @@ impl Admin {
             .merge(breakers::routes())
             .merge(parked::routes())
             .with_state(self);
-        port::serve(socket, routes, live).await;
+        port::serve(socket, routes, live, telemetry).await;
     }
 }
 

@@ -143,6 +143,9 @@ impl Gateway {
                 failure.into_response()
             }
         };
+        if let Some(identity) = visit.caller.identity() {
+            visit.record.known_as(&identity.name, identity.namespace.as_ref(), identity.how.name());
+        }
         if let Some((policy, left)) = visit.left {
             headers::tell_limit(answer.headers_mut(), &policy, &left);
         }
@@ -167,6 +170,7 @@ impl Gateway {
         }
         let mut call = Call::read(&head)?;
         visit.record.asked(call.path.method);
+        describe(visit, &head, &call);
         self.let_in(visit)?;
         let mut endpoint = self.find(visit, &head, &call).await?;
         let authorized = self.authorize(visit, &endpoint, &head, &call)?;
@@ -235,7 +239,6 @@ impl Gateway {
     async fn find(&self, visit: &mut Visit, head: &Parts, call: &Call) -> Result<Arc<Endpoint>, Failure> {
         let raw = &head.uri.path()[call.path.endpoint.clone()];
         let name = decode(raw).unwrap_or_default();
-        describe(visit, &name, head, call);
         if let Some(endpoint) = self.router.find(&name) {
             return Ok(endpoint);
         }
@@ -358,13 +361,13 @@ fn late(deadline: &Deadline, sent: bool) -> Failure {
     }
 }
 
-/// Notes for the access log which operation is asked for.
-fn describe(visit: &mut Visit, endpoint: &str, head: &Parts, call: &Call) {
+/// Notes for the logs which operation is asked for.
+fn describe(visit: &mut Visit, head: &Parts, call: &Call) {
     if let Some(line) = visit.record.line() {
         let path = head.uri.path();
         let decoded =
             |part: &std::ops::Range<usize>| decode(&path[part.clone()]).map(|text| text.chars().take(200).collect());
-        line.endpoint = Some(endpoint.chars().take(200).collect());
+        line.endpoint = decoded(&call.path.endpoint);
         line.service = decoded(&call.path.service);
         line.operation = decoded(&call.path.operation);
     }

@@ -24,8 +24,7 @@ use crate::gateway::Gateway;
 use crate::registry::Registry;
 use crate::route::{Plan, Router};
 use crate::server::{Bound, Phase, Server};
-use crate::telemetry::access_log::AccessLog;
-use crate::telemetry::{AccessLogTarget, Telemetry};
+use crate::telemetry::{LineWriter, LogSettings, LogTarget, Telemetry};
 
 mod parking;
 
@@ -48,9 +47,11 @@ pub enum ApplyError {
     /// The certificates of the admin port cannot be used.
     #[error("cannot use admin.tls: {0}")]
     AdminTls(String),
-    /// The access log cannot be opened.
-    #[error("cannot open the access log {path}: {source}")]
-    AccessLog {
+    /// The access log or the audit log cannot be opened.
+    #[error("cannot open the {which} log {path}: {source}")]
+    Log {
+        /// `access` or `audit`.
+        which: &'static str,
         /// Where it should be.
         path: String,
         /// What the operating system says.
@@ -137,7 +138,9 @@ impl Running {
         };
         let data = server.bind(&settings.listen).map_err(bind_error)?;
         let admin = serve_admin(admin, &settings.admin).await?;
-        telemetry.log_to(open_access_log(settings.log.access_log.as_ref())?);
+        let (access, audit) = (open_access_log(&settings.log)?, open_audit_log(&settings.log)?);
+        telemetry.log_to(access);
+        telemetry.audit_to(audit);
 
         let current = Mutex::new(Current { settings: settings.clone(), admin });
         let parking = Mutex::default();
@@ -155,8 +158,15 @@ impl Running {
         let moved = settings.admin.address != before.admin.address;
         let admin = if moved { Some(serve_admin(self.admin(), &settings.admin).await?) } else { None };
         let rules = AdminRules::new(&settings.admin).map_err(ApplyError::AdminTls)?;
-        if settings.log.access_log != before.log.access_log {
-            self.telemetry.log_to(open_access_log(settings.log.access_log.as_ref())?);
+        let access =
+            (settings.log.access_log != before.log.access_log).then(|| open_access_log(&settings.log)).transpose()?;
+        let audit =
+            (settings.log.audit_log != before.log.audit_log).then(|| open_audit_log(&settings.log)).transpose()?;
+        if let Some(access) = access {
+            self.telemetry.log_to(access);
+        }
+        if let Some(audit) = audit {
+            self.telemetry.audit_to(audit);
         }
         let completions = if same_completions(&before, &settings) { None } else { Some(completions(&settings)?) };
         warn_of_restart(&before, &settings);
@@ -358,13 +368,25 @@ async fn serve_admin(admin: Admin, settings: &AdminSettings) -> Result<AdminPort
     Ok(AdminPort { bound, live, task: task.abort_handle() })
 }
 
-fn open_access_log(target: Option<&AccessLogTarget>) -> Result<Option<AccessLog>, ApplyError> {
-    target.map(AccessLog::open).transpose().map_err(|source| {
+fn open_access_log(settings: &LogSettings) -> Result<Option<LineWriter>, ApplyError> {
+    open_log(settings.access_log.as_ref(), "access", "access-log")
+}
+
+fn open_audit_log(settings: &LogSettings) -> Result<Option<LineWriter>, ApplyError> {
+    open_log(settings.audit_log.as_ref(), "audit", "audit-log")
+}
+
+fn open_log(
+    target: Option<&LogTarget>,
+    which: &'static str,
+    thread: &'static str,
+) -> Result<Option<LineWriter>, ApplyError> {
+    target.map(|target| LineWriter::open(target, thread)).transpose().map_err(|source| {
         let path = match target {
-            Some(AccessLogTarget::File(path)) => path.display().to_string(),
+            Some(LogTarget::File(path)) => path.display().to_string(),
             _ => "stdout".into(),
         };
-        ApplyError::AccessLog { path, source }
+        ApplyError::Log { which, path, source }
     })
 }
 

@@ -13,6 +13,8 @@ use prometheus::{
 };
 
 pub mod access_log;
+mod audit;
+mod lines;
 mod operations;
 mod parking;
 mod record;
@@ -23,7 +25,8 @@ use crate::nexus::ErrorType;
 use crate::resilience::breaker::{State, Transition};
 use crate::resilience::retry::Loss;
 use crate::response::Reason;
-use access_log::AccessLog;
+pub use audit::AdminAct;
+pub use lines::LineWriter;
 use operations::Interned;
 pub use operations::{EndpointMetrics, MethodLabel, OperationMetrics};
 pub use parking::ParkMetrics;
@@ -37,9 +40,9 @@ const LATENCY: [f64; 14] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0
 /// Upper bounds of the buckets for the time from a start to its completion, in seconds: operations run for weeks.
 const LAG: [f64; 9] = [1.0, 5.0, 15.0, 60.0, 300.0, 3600.0, 21_600.0, 86_400.0, 604_800.0];
 
-/// Where the access log goes.
+/// Where the access log or the audit log goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AccessLogTarget {
+pub enum LogTarget {
     /// Standard output, one JSON object a line.
     Stdout,
     /// Appended to a file.
@@ -63,12 +66,14 @@ pub struct LogSettings {
     /// Form of the lines.
     pub format: LogFormat,
     /// Access log; none by default.
-    pub access_log: Option<AccessLogTarget>,
+    pub access_log: Option<LogTarget>,
+    /// Audit log; none by default.
+    pub audit_log: Option<LogTarget>,
 }
 
 impl Default for LogSettings {
     fn default() -> Self {
-        Self { level: "info".into(), format: LogFormat::Text, access_log: None }
+        Self { level: "info".into(), format: LogFormat::Text, access_log: None, audit_log: None }
     }
 }
 
@@ -113,7 +118,8 @@ pub struct Telemetry {
     pub last_reload_successful: IntGauge,
     /// Metrics whose values are taken from their owners when they are asked for.
     pub scraped: Scraped,
-    access_log: ArcSwapOption<AccessLog>,
+    access_log: ArcSwapOption<LineWriter>,
+    audit_log: ArcSwapOption<LineWriter>,
     operations: Interned,
 }
 
@@ -164,6 +170,8 @@ pub struct Scraped {
     pub registry_lookups: IntCounterVec,
     /// Access log lines dropped because the writer could not keep up.
     pub access_log_dropped: IntGauge,
+    /// Audit log lines dropped because the writer could not keep up.
+    pub audit_log_dropped: IntGauge,
 }
 
 impl Telemetry {
@@ -254,6 +262,7 @@ impl Telemetry {
             ),
             scraped: Scraped::new(&make),
             access_log: ArcSwapOption::empty(),
+            audit_log: ArcSwapOption::empty(),
             operations: Interned::default(),
             registry: make.registry,
         })
@@ -269,13 +278,30 @@ impl Telemetry {
     }
 
     /// From now on writes the access log there, or none.
-    pub fn log_to(&self, access_log: Option<AccessLog>) {
+    pub fn log_to(&self, access_log: Option<LineWriter>) {
         self.access_log.store(access_log.map(Arc::new));
     }
 
     /// The access log in force, if any.
-    pub fn access_log(&self) -> Option<Arc<AccessLog>> {
+    pub fn access_log(&self) -> Option<Arc<LineWriter>> {
         self.access_log.load_full()
+    }
+
+    /// From now on decisions are written there.
+    pub fn audit_to(&self, audit_log: Option<LineWriter>) {
+        self.audit_log.store(audit_log.map(Arc::new));
+    }
+
+    /// The audit log, where there is one.
+    pub fn audit_log(&self) -> Option<Arc<LineWriter>> {
+        self.audit_log.load_full()
+    }
+
+    /// Writes to the audit log what was asked of the admin port.
+    pub fn audit(&self, act: &AdminAct<'_>) {
+        if let Some(log) = &*self.audit_log.load() {
+            log.write(&act.line());
+        }
     }
 
     /// The metrics of an endpoint of the table.
@@ -435,6 +461,7 @@ impl Scraped {
                 &["result"],
             ),
             access_log_dropped: make.gauge("access_log_dropped", "Access log lines dropped since the log was opened."),
+            audit_log_dropped: make.gauge("audit_log_dropped", "Audit log lines dropped since the log was opened."),
         }
     }
 }

@@ -41,6 +41,26 @@ pub(super) enum Who {
     Certificate(Arc<PeerCertificate>),
 }
 
+impl Who {
+    /// By what it was let in.
+    pub(super) fn how(&self) -> &'static str {
+        match self {
+            Self::Anyone => "anyone",
+            Self::Loopback => "loopback",
+            Self::Token => "token",
+            Self::Certificate(_) => "certificate",
+        }
+    }
+
+    /// The subject of its certificate.
+    pub(super) fn subject(&self) -> Option<&str> {
+        match self {
+            Self::Certificate(certificate) => Some(&certificate.subject),
+            _ => None,
+        }
+    }
+}
+
 /// Why a request is not let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refused {

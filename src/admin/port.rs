@@ -6,13 +6,14 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, Response};
+use axum::http::{Method, Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -24,7 +25,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::AdminSettings;
-use super::guard::Guard;
+use super::guard::{Guard, Who};
+use crate::telemetry::{AdminAct, Telemetry};
 use crate::tls::{PeerCertificate, Protocol, ServerTls};
 
 /// Connections at a time.
@@ -35,6 +37,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const LIFE: Duration = Duration::from_secs(120);
 /// Bytes of a head.
 const MAX_HEAD: usize = 16 << 10;
+/// Parameters that say what is changed.
+const ABOUT: [&str; 6] = ["endpoint", "service", "operation", "id", "upstream", "address"];
 /// Pause after an accept that failed: out of file descriptors, most of the time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -68,11 +72,11 @@ impl Rules {
 }
 
 /// Answers on `socket` until dropped.
-pub(super) async fn serve(socket: TcpListener, routes: Router, live: Arc<Live>) {
+pub(super) async fn serve(socket: TcpListener, routes: Router, live: Arc<Live>, telemetry: Arc<Telemetry>) {
     let mut open: VecDeque<Connection> = VecDeque::new();
     loop {
-        let stream = match socket.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match socket.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "the admin port cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -83,7 +87,9 @@ pub(super) async fn serve(socket: TcpListener, routes: Router, live: Arc<Live>) 
         if open.len() >= MAX_CONNECTIONS {
             open.pop_front();
         }
-        let serving = connection(stream, routes.clone(), live.0.load_full());
+        let asking =
+            Asking { peer, routes: routes.clone(), rules: live.0.load_full(), telemetry: Arc::clone(&telemetry) };
+        let serving = asking.connection(stream);
         open.push_back(Connection(tokio::spawn(async move {
             // Too late is as good as lost.
             let _ = timeout(LIFE, serving).await;
@@ -100,46 +106,81 @@ impl Drop for Connection {
     }
 }
 
-async fn connection(stream: TcpStream, routes: Router, rules: Arc<Rules>) {
-    let Some(tls) = rules.tls.clone() else { return requests(stream, routes, rules, None).await };
-    match timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
-        Ok(Ok(accepted)) => requests(accepted.stream, routes, rules, accepted.certificate).await,
-        Ok(Err(error)) => tracing::debug!(%error, "a handshake on the admin port failed"),
-        Err(_) => {}
-    }
-}
-
-async fn requests<S>(stream: S, routes: Router, rules: Arc<Rules>, certificate: Option<Arc<PeerCertificate>>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let service = service_fn(|request: Request<Incoming>| {
-        let (routes, rules, certificate) = (routes.clone(), Arc::clone(&rules), certificate.clone());
-        async move { Ok::<_, Infallible>(answer(request, routes, &rules, certificate.as_ref()).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_header_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
-        tracing::debug!(%error, "a connection of the admin port ended");
-    }
-}
-
-async fn answer(
-    request: Request<Incoming>,
+/// What the requests of a connection have in common.
+struct Asking {
+    peer: SocketAddr,
     routes: Router,
-    rules: &Rules,
-    certificate: Option<&Arc<PeerCertificate>>,
-) -> Response<Body> {
-    let (head, body) = request.into_parts();
-    match rules.guard.admit(&head, certificate) {
-        Err(refused) => refused.into_response(),
-        // A body that comes along is not read.
-        Ok(_) => match TowerToHyperService::new(routes).call(Request::from_parts(head, Body::new(body))).await {
-            Ok(answer) => answer,
-            Err(never) => match never {},
-        },
+    rules: Arc<Rules>,
+    telemetry: Arc<Telemetry>,
+}
+
+impl Asking {
+    async fn connection(self, stream: TcpStream) {
+        let Some(tls) = self.rules.tls.clone() else { return self.requests(stream, None).await };
+        match timeout(HEAD_TIMEOUT, tls.accept(stream)).await {
+            Ok(Ok(accepted)) => self.requests(accepted.stream, accepted.certificate).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a handshake on the admin port failed"),
+            Err(_) => {}
+        }
     }
+
+    async fn requests<S>(self, stream: S, certificate: Option<Arc<PeerCertificate>>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let asking = Arc::new(self);
+        let service = service_fn(|request: Request<Incoming>| {
+            let (asking, certificate) = (Arc::clone(&asking), certificate.clone());
+            async move { Ok::<_, Infallible>(asking.answer(request, certificate.as_ref()).await) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_header_size(MAX_HEAD)
+            .serve_connection(TokioIo::new(stream), service);
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection of the admin port ended");
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, certificate: Option<&Arc<PeerCertificate>>) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let admitted = self.rules.guard.admit(&head, certificate);
+        let changes = !matches!(head.method, Method::GET | Method::HEAD);
+        let asked = changes.then(|| (head.method.clone(), described(&head.uri), admitted.as_ref().ok().cloned()));
+        let answer = if let Err(refused) = admitted {
+            refused.into_response()
+        } else {
+            // A body that comes along is not read.
+            let request = Request::from_parts(head, Body::new(body));
+            match TowerToHyperService::new(self.routes.clone()).call(request).await {
+                Ok(answer) => answer,
+                Err(never) => match never {},
+            }
+        };
+        if let Some((method, asked, who)) = asked {
+            self.telemetry.audit(&AdminAct {
+                peer: self.peer,
+                how: who.as_ref().map(Who::how),
+                caller: who.as_ref().and_then(Who::subject),
+                method: method.as_str(),
+                asked: &asked,
+                status: answer.status().as_u16(),
+            });
+        }
+        answer
+    }
+}
+
+/// What a request is about, for the audit log: a message for callers is none of its business.
+fn described(uri: &Uri) -> String {
+    let about = |parameter: &&str| ABOUT.iter().any(|name| parameter.split('=').next() == Some(name));
+    let query = uri.query().unwrap_or_default().split('&').filter(about);
+    let (mut described, mut separator) = (uri.path().to_owned(), '?');
+    for parameter in query {
+        described.push(separator);
+        described.push_str(parameter);
+        separator = '&';
+    }
+    described.chars().take(500).collect()
 }

@@ -153,6 +153,8 @@ impl Admin {
         set(&scraped.registry_copy_errors, self.registry.copy_errors());
         let dropped = self.telemetry.access_log().map_or(0, |log| log.dropped());
         scraped.access_log_dropped.set(gauge(dropped));
+        let dropped = self.telemetry.audit_log().map_or(0, |log| log.dropped());
+        scraped.audit_log_dropped.set(gauge(dropped));
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::shape::{Discover, Named, Urls};
 use super::value::{
-    AccessLog, Address, AdminToken, Checked, Count, Folder, GIB, HOUR, KIB, LogLevel, MIB, MINUTE, Percent, SECOND,
+    Address, AdminToken, Checked, Count, Folder, GIB, HOUR, KIB, LogLevel, LogPlace, MIB, MINUTE, Percent, SECOND,
     Segment, Size, Store, Time, Url,
 };
 
@@ -254,7 +254,10 @@ pub(super) struct Log {
     /// Form of the log's lines. Default: text.
     pub(super) format: Option<LogFormat>,
     /// One JSON line per request: `stdout` or a file's path. Left out: none.
-    pub(super) access_log: Option<Checked<AccessLog>>,
+    pub(super) access_log: Option<Checked<LogPlace>>,
+    /// One JSON line per decision who may call what, and per change by the admin port: `stdout` or a file's path. Left out:
+    /// none.
+    pub(super) audit_log: Option<Checked<LogPlace>>,
 }
 
 #[derive(Clone, Copy, Deserialize, JsonSchema)]

@@ -133,5 +133,6 @@ fn log(file: Log) -> LogSettings {
         level: file.level.map_or(default.level, |value| value.0),
         format: file.format.map_or(default.format, format),
         access_log: file.access_log.map(|value| value.0),
+        audit_log: file.audit_log.map(|value| value.0),
     }
 }

@@ -15,7 +15,7 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 use super::problem::did_you_mean;
 use super::units::{format_duration, format_size, parse_duration, parse_size};
 use crate::nexus::BaseUrl;
-use crate::telemetry::AccessLogTarget;
+use crate::telemetry::LogTarget;
 
 mod admin;
 mod authorization;
@@ -322,20 +322,20 @@ impl Kind for LogLevel {
     }
 }
 
-/// Where the access log goes.
-pub(super) struct AccessLog;
+/// Where the access log or the audit log goes.
+pub(super) struct LogPlace;
 
-impl Kind for AccessLog {
-    type Value = AccessLogTarget;
+impl Kind for LogPlace {
+    type Value = LogTarget;
 
     const EXPECTED: &'static str = "`stdout` or a file's path";
 
     /// A path has a `/`, so that a mistyped `stdout` does not become a file.
-    fn from_text(text: &str) -> Result<AccessLogTarget, String> {
+    fn from_text(text: &str) -> Result<LogTarget, String> {
         match text {
-            "stdout" => Ok(AccessLogTarget::Stdout),
-            path if path.contains('/') && !path.ends_with('/') => Ok(AccessLogTarget::File(path.into())),
-            _ => Err("is not a place for the access log; write `stdout`, or a file's path with a `/` in it".into()),
+            "stdout" => Ok(LogTarget::Stdout),
+            path if path.contains('/') && !path.ends_with('/') => Ok(LogTarget::File(path.into())),
+            _ => Err("is not a place for a log; write `stdout`, or a file's path with a `/` in it".into()),
         }
     }
 

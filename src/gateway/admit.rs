@@ -23,15 +23,15 @@ impl Gateway {
     }
 
     /// Whether the caller may come in at all.
-    pub(super) fn let_in(&self, visit: &Visit) -> Result<(), Failure> {
+    pub(super) fn let_in(&self, visit: &mut Visit) -> Result<(), Failure> {
         let admitted = self.authorization.load().admits(Who::from(&visit.caller));
-        admitted.map_err(|denied| self.refuse(denied, ""))
+        admitted.map_err(|denied| self.refuse(visit, denied, ""))
     }
 
     /// Whether the caller may know of an endpoint that it calls `name`, and that the table does not have.
-    pub(super) fn may_know(&self, visit: &Visit, name: &str) -> Result<(), Failure> {
+    pub(super) fn may_know(&self, visit: &mut Visit, name: &str) -> Result<(), Failure> {
         let shown = self.authorization.load().shows(Who::from(&visit.caller), name);
-        shown.map_err(|denied| self.refuse(denied, name))
+        shown.map_err(|denied| self.refuse(visit, denied, name))
     }
 
     /// Whether the caller may call the operation of an endpoint. Before anything is kept of that operation: its name is
@@ -44,14 +44,16 @@ impl Gateway {
         call: &Call,
     ) -> Result<Authorized, Failure> {
         let authorization = self.authorization.load();
+        visit.record.target(&endpoint.entry().definition.target);
         if !authorization.decides() {
+            visit.record.decided(Decision::Allowed, None);
             return Ok(Authorized::by_nobody());
         }
         let part = |range: &std::ops::Range<usize>| decode(&head.uri.path()[range.clone()]).unwrap_or_default();
         let (service, operation) = (part(&call.path.service), part(&call.path.operation));
         let asked = Asked { endpoint: endpoint.name(), service: &service, operation: &operation };
         let decided = authorization.decide(Who::from(&visit.caller), asked);
-        let authorized = decided.map_err(|denied| self.refuse(denied, &part(&call.path.endpoint)))?;
+        let authorized = decided.map_err(|denied| self.refuse(visit, denied, &part(&call.path.endpoint)))?;
         self.allow(visit, &authorized);
         Ok(authorized)
     }
@@ -62,35 +64,37 @@ impl Gateway {
         let authorization = self.authorization.load();
         let Some(authorized) = authorization.decide_completion(Who::from(&visit.caller), way) else {
             self.telemetry.decided(Decision::Forbidden);
+            visit.record.decided(Decision::Forbidden, None);
             let message = "this caller may not send completions at present";
             return Err(Failure::new(Reason::CompletionForbidden, message));
         };
         if authorization.decides() {
             self.allow(visit, &authorized);
+        } else {
+            visit.record.decided(Decision::Allowed, None);
         }
         Ok(authorized)
     }
 
     fn allow(&self, visit: &mut Visit, authorized: &Authorized) {
         self.telemetry.decided(Decision::Allowed);
-        visit.record.allowed(authorized.rule());
+        visit.record.decided(Decision::Allowed, authorized.rule());
     }
 
-    fn refuse(&self, denied: Denied, name: &str) -> Failure {
-        match denied {
+    fn refuse(&self, visit: &mut Visit, denied: Denied, name: &str) -> Failure {
+        let (decision, failure) = match denied {
             Denied::Unauthenticated => {
-                self.telemetry.decided(Decision::Unauthenticated);
-                Failure::new(Reason::Unauthenticated, "no valid credential")
+                (Decision::Unauthenticated, Failure::new(Reason::Unauthenticated, "no valid credential"))
             }
-            Denied::Hidden => {
-                self.telemetry.decided(Decision::Hidden);
-                unknown(name)
-            }
+            Denied::Hidden => (Decision::Hidden, unknown(name)),
             Denied::Forbidden => {
-                self.telemetry.decided(Decision::Forbidden);
-                Failure::new(Reason::Forbidden, "this caller may not call this operation")
+                let message = "this caller may not call this operation";
+                (Decision::Forbidden, Failure::new(Reason::Forbidden, message))
             }
-        }
+        };
+        self.telemetry.decided(decision);
+        visit.record.decided(decision, None);
+        failure
     }
 }
 

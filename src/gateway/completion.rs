@@ -66,6 +66,7 @@ impl Gateway {
         let policy = self.router.default_policy(&visit.caller_key());
         let home = relay.open_completion(sealed, &mut head.headers).map_err(unopened)?;
         self.describe_completion(visit, &home.origin);
+        visit.record.target(&home.destination);
         let deadline = deadline(visit, &head, &policy)?;
         let (mut body, _held) = self.take_in(visit, &head, body, &policy, &deadline).await?;
         if self.redacts(&home.origin) {

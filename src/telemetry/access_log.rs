@@ -1,64 +1,23 @@
-//! The access log: one JSON line per request, never with a payload or a credential.
-//!
-//! Lines go to a bounded queue and from there to the file on a thread of its own; when the disk cannot keep up,
-//! lines are dropped and counted, and requests do not wait.
+//! The access log: one JSON line per request, never with a payload or a credential. Lines that the disk cannot take are
+//! dropped and counted: see `lines`.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::HeaderMap;
 use serde::Serialize;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
-use super::AccessLogTarget;
 use crate::nexus::headers;
-
-/// Lines that wait for the disk; about 400 bytes each.
-const QUEUE: usize = 16_384;
-
-/// An open access log. Dropping it writes what waits.
-pub struct AccessLog {
-    writer: NonBlocking,
-    dropped: ErrorCounter,
-    _guard: WorkerGuard,
-}
-
-impl AccessLog {
-    /// Opens the log; a file is appended to.
-    pub fn open(target: &AccessLogTarget) -> io::Result<Self> {
-        let builder = NonBlockingBuilder::default().buffered_lines_limit(QUEUE).lossy(true).thread_name("access-log");
-        let (writer, guard) = match target {
-            AccessLogTarget::Stdout => builder.finish(io::stdout()),
-            AccessLogTarget::File(path) => builder.finish(OpenOptions::new().create(true).append(true).open(path)?),
-        };
-        Ok(Self { dropped: writer.error_counter(), writer, _guard: guard })
-    }
-
-    /// Lines dropped because the queue was full.
-    pub fn dropped(&self) -> usize {
-        self.dropped.dropped_lines()
-    }
-
-    pub(super) fn write(&self, line: &Line) {
-        if let Ok(mut text) = serde_json::to_vec(line) {
-            text.push(b'\n');
-            // The writer takes the line or counts it as dropped; it has no other errors.
-            let _ = self.writer.clone().write_all(&text);
-        }
-    }
-}
 
 /// One line.
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
 pub struct Line {
-    time: String,
-    peer: SocketAddr,
+    pub(super) time: String,
+    pub(super) peer: SocketAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
-    request_id: Option<String>,
+    pub(super) request_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<String>,
     /// The endpoint as the caller names it.

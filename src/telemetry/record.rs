@@ -1,5 +1,6 @@
 //! One request's record: begun with its head, written when its answer ended or nobody wants it any more.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +8,10 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
-use super::Telemetry;
 use super::access_log::Line;
+use super::audit::Audit;
 use super::operations::{MethodLabel, OperationMetrics, OutcomeLabel, UNKNOWN};
+use super::{Decision, Telemetry};
 use crate::body::{Broken, OnEnd};
 use crate::nexus::Method;
 use crate::resilience::park::ParkReason;
@@ -27,6 +29,7 @@ pub struct Record {
     waited: Duration,
     attempts: u32,
     line: Option<Box<Line>>,
+    audit: Option<Box<Audit>>,
 }
 
 /// What the request came to, so far.
@@ -41,7 +44,9 @@ impl Record {
     /// Begins the record of a request whose head arrived at `started`.
     pub fn begin(telemetry: &Arc<Telemetry>, started: Instant, peer: SocketAddr, head: &HeaderMap) -> Self {
         telemetry.in_flight.inc();
-        let line = telemetry.access_log.load().is_some().then(|| Box::new(Line::new(peer, head)));
+        let audit = telemetry.audit_log.load().is_some().then(Box::default);
+        let is_logged = audit.is_some() || telemetry.access_log.load().is_some();
+        let line = is_logged.then(|| Box::new(Line::new(peer, head)));
         Self {
             telemetry: Arc::clone(telemetry),
             started,
@@ -53,6 +58,7 @@ impl Record {
             waited: Duration::ZERO,
             attempts: 0,
             line,
+            audit,
         }
     }
 
@@ -61,7 +67,7 @@ impl Record {
         self.started
     }
 
-    /// Whether an access log line will be written, so that its parts are worth gathering.
+    /// Whether a line will be written, so that its parts are worth gathering.
     pub fn line(&mut self) -> Option<&mut Line> {
         self.line.as_deref_mut()
     }
@@ -123,10 +129,29 @@ impl Record {
         }
     }
 
-    /// The rule by which the caller may go, where rules decide.
-    pub fn allowed(&mut self, rule: Option<&Arc<str>>) {
+    /// Whether the caller may go, and by which rule, where one says so.
+    pub fn decided(&mut self, decision: Decision, rule: Option<&Arc<str>>) {
         if let Some(line) = &mut self.line {
             line.allowed_by = rule.cloned();
+        }
+        if let Some(audit) = &mut self.audit {
+            audit.decision = Some(decision);
+        }
+    }
+
+    /// Who calls, and by what that is known.
+    pub fn known_as(&mut self, name: &Arc<str>, namespace: Option<&Arc<str>>, how: &'static str) {
+        if let Some(audit) = &mut self.audit {
+            audit.caller = Some(Arc::clone(name));
+            audit.namespace = namespace.cloned();
+            audit.how = Some(how);
+        }
+    }
+
+    /// Where it goes, for the audit log.
+    pub fn target(&mut self, target: impl Display) {
+        if let Some(audit) = &mut self.audit {
+            audit.target = Some(target.to_string());
         }
     }
 
@@ -192,9 +217,7 @@ impl Drop for Record {
             }
             _ => {}
         }
-        if let Some(mut line) = self.line.take()
-            && let Some(log) = &*telemetry.access_log.load()
-        {
+        if let Some(mut line) = self.line.take() {
             line.method = Some(self.method.name());
             line.outcome = Some(outcome.name());
             line.duration_ms = millis(whole);
@@ -204,7 +227,14 @@ impl Drop for Record {
             if let End::Failed(reason) = self.end {
                 line.reason = Some(reason.name());
             }
-            log.write(&line);
+            if let Some(log) = &*telemetry.access_log.load() {
+                log.write(&line);
+            }
+            if let Some(line) = self.audit.as_ref().and_then(|audit| audit.line(&line))
+                && let Some(log) = &*telemetry.audit_log.load()
+            {
+                log.write(&line);
+            }
         }
     }
 }

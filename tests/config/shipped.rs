@@ -86,6 +86,7 @@ fn the_full_file_shows_the_defaults() {
     default.callbacks.home = settings.callbacks.home.clone();
     default.authorization = settings.authorization.clone();
     default.log.access_log = settings.log.access_log.clone();
+    default.log.audit_log = settings.log.audit_log.clone();
     (default.clusters, default.endpoints, default.policies) =
         (settings.clusters.clone(), settings.endpoints.clone(), settings.policies.clone());
     assert_eq!(settings, default);

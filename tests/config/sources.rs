@@ -25,7 +25,7 @@ use nexus_gateway::resilience::retry::RetryOn;
 use nexus_gateway::resilience::{BreakerSettings, ConcurrencySettings, Per, RateLimitSettings, RetrySettings};
 use nexus_gateway::route::{PolicyRule, Selector, Toggle};
 use nexus_gateway::server::{Http2Settings, ListenerSettings, ServerSettings};
-use nexus_gateway::telemetry::{AccessLogTarget, LogFormat, LogSettings};
+use nexus_gateway::telemetry::{LogFormat, LogSettings, LogTarget};
 use nexus_gateway::upstream::UpstreamSettings;
 use tempfile::tempdir;
 
@@ -114,7 +114,7 @@ authorization:
   tell_forbidden: true
 park: { store: 'postgres://g:secret@i:51/j', max: 9000052, max_bytes: 53GiB }
 state: { directory: /nineteen }
-log: { level: debug, format: json, access_log: /twenty }",
+log: { level: debug, format: json, access_log: /twenty, audit_log: /fifty-seven }",
     );
     let (seconds, millis) = (Duration::from_secs, Duration::from_millis);
     let url = |text| BaseUrl::parse(text).unwrap();
@@ -196,7 +196,8 @@ log: { level: debug, format: json, access_log: /twenty }",
         log: LogSettings {
             level: "debug".into(),
             format: LogFormat::Json,
-            access_log: Some(AccessLogTarget::File("/twenty".into())),
+            access_log: Some(LogTarget::File("/twenty".into())),
+            audit_log: Some(LogTarget::File("/fifty-seven".into())),
         },
     };
     assert_eq!(settings, Ok(expected));
@@ -422,7 +423,7 @@ fn expanded_values_never_show_in_messages() {
         "park: {store: 'postgres://u:SECRET@h', max: 'SECRET', max_bytes: 'SECRET'}",
         "park: 'SECRET'",
         "policies: [{park: 'SECRET'}, {park: {on: ['SECRET'], max: 'SECRET', max_age: 'SECRET'}}]",
-        "log: {level: 'SECRET', format: 'SECRET', access_log: 'SECRET'}",
+        "log: {level: 'SECRET', format: 'SECRET', access_log: 'SECRET', audit_log: 'SECRET'}",
         "state: 'SECRET'",
         "callbacks: 'SECRET'",
         "callbacks: {public_url: 'SECRET', expires_after: 'SECRET', seal_token: 'SECRET', home: 'SECRET'}",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use nexus_gateway::admission::AuthorizationSettings;
 use nexus_gateway::admission::authorize::{Callers, Pattern, Rule};
 use nexus_gateway::config::Settings;
-use nexus_gateway::telemetry::{AccessLogTarget, LogSettings};
+use nexus_gateway::telemetry::{LogSettings, LogTarget};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -14,7 +14,7 @@ use crate::harness::*;
 /// A gateway with an access log, and the folder that holds it.
 async fn logging(settings: Settings) -> (Gateway, TempDir) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let log = LogSettings { access_log: Some(AccessLogTarget::File(file(&folder))), ..LogSettings::default() };
+    let log = LogSettings { access_log: Some(LogTarget::File(file(&folder))), ..LogSettings::default() };
     (Gateway::start(Settings { log, ..settings }).await, folder)
 }
 
@@ -168,7 +168,7 @@ async fn a_log_that_is_switched_on_and_off_holds_what_came_between() {
     let handler = Handler::answering(ok());
     let gateway = Gateway::before(&handler).await;
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let log = LogSettings { access_log: Some(AccessLogTarget::File(file(&folder))), ..LogSettings::default() };
+    let log = LogSettings { access_log: Some(LogTarget::File(file(&folder))), ..LogSettings::default() };
     gateway.call(&start("pay")).await;
     gateway.running.apply(Settings { log, ..leading_to(&handler) }).await.expect("it can be applied");
     gateway.call(&start("pay").header("Nexus-Request-Id", "logged")).await;

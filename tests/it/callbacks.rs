@@ -243,7 +243,7 @@ async fn the_access_log_joins_a_completion_with_its_start() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("access.log");
     let mut settings = relaying(&handler, vec![key("one")]);
-    settings.log.access_log = Some(nexus_gateway::telemetry::AccessLogTarget::File(file.clone()));
+    settings.log.access_log = Some(nexus_gateway::telemetry::LogTarget::File(file.clone()));
     let gateway = Gateway::start(settings).await;
     gateway.call(&start_from(&home, "/callback").header("Nexus-Request-Id", "id-of-the-start")).await;
     gateway.call(&completion(&handler)).await;

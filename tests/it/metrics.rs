@@ -142,6 +142,7 @@ async fn everything_that_is_documented_is_there() {
         "config_last_reload_successful",
         "build_info",
         "access_log_dropped",
+        "audit_log_dropped",
     ] {
         assert!(metrics.has(&format!("nexus_gateway_{name}")), "{name}");
     }

@@ -9,7 +9,7 @@ use nexus_gateway::nexus::ErrorType;
 use nexus_gateway::route::PolicyRule;
 use nexus_gateway::run::ApplyError;
 use nexus_gateway::server::ListenerSettings;
-use nexus_gateway::telemetry::{AccessLogTarget, LogSettings};
+use nexus_gateway::telemetry::{LogSettings, LogTarget};
 
 use crate::harness::*;
 
@@ -121,7 +121,7 @@ async fn settings_that_cannot_be_put_in_force_change_nothing() {
     // Each wants a small limit and another listener, too.
     let changed = || Settings { listen: vec![listener(elsewhere())], ..under(leading_to(&handler), small_requests()) };
     let taken = listener(handler.address);
-    let nowhere = AccessLogTarget::File("/no/such/folder/access.log".into());
+    let nowhere = LogTarget::File("/no/such/folder/access.log".into());
     for refused in [
         Settings { listen: vec![listener(elsewhere()), taken], ..changed() },
         Settings { admin: AdminSettings::at(handler.address), ..changed() },
@@ -129,7 +129,7 @@ async fn settings_that_cannot_be_put_in_force_change_nothing() {
         Settings { admin: AdminSettings::at(elsewhere()), listen: vec![listener(handler.address)], ..changed() },
     ] {
         let outcome = gateway.running.apply(refused).await;
-        assert!(matches!(outcome, Err(ApplyError::Bind { .. } | ApplyError::AccessLog { .. })), "{outcome:?}");
+        assert!(matches!(outcome, Err(ApplyError::Bind { .. } | ApplyError::Log { .. })), "{outcome:?}");
         assert_eq!((gateway.running.data_addresses(), gateway.running.admin_address()), (vec![data], admin));
         assert_eq!(gateway.call(&start("pay")).await.status(), 200);
     }

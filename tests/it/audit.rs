@@ -1,0 +1,113 @@
+//! The audit log: a line per decision, with who and what and by which rule, and nothing that is a payload or a credential.
+
+use std::path::{Path, PathBuf};
+
+use nexus_gateway::admission::AuthorizationSettings;
+use nexus_gateway::admission::authorize::{Callers, Pattern, Rule};
+use nexus_gateway::config::Settings;
+use nexus_gateway::telemetry::{LogSettings, LogTarget};
+use serde_json::{Value, json as value};
+use tempfile::TempDir;
+
+use crate::harness::*;
+
+/// A gateway with an audit log, and the folder that holds it.
+async fn audited(settings: Settings) -> (Gateway, TempDir) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let log = LogSettings { audit_log: Some(LogTarget::File(file(&folder))), ..LogSettings::default() };
+    (Gateway::start(Settings { log, ..settings }).await, folder)
+}
+
+fn file(folder: &TempDir) -> PathBuf {
+    folder.path().join("audit.log")
+}
+
+fn text(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// Waits until so many lines are written, and reads them.
+async fn lines(folder: &TempDir, count: usize) -> Vec<Value> {
+    let path = file(folder);
+    eventually(|| text(&path).lines().count() >= count).await;
+    let read = |line: &str| serde_json::from_str(line).expect("each line is JSON");
+    text(&path).lines().map(read).collect()
+}
+
+#[track_caller]
+fn assert_says(line: &Value, expected: &Value) {
+    for (field, expected) in expected.as_object().expect("an object") {
+        assert_eq!(line[field], *expected, "{field} in {line}");
+    }
+}
+
+fn anonymous(endpoint: &str) -> AuthorizationSettings {
+    let pattern = |text: &str| Pattern::new(text).expect("a pattern");
+    let callers = Callers { names: Some(vec![pattern("anonymous")]), ..Callers::default() };
+    let rule = Rule { callers, endpoints: Some(vec![pattern(endpoint)]), ..Rule::default() };
+    AuthorizationSettings { rules: vec![rule], ..AuthorizationSettings::default() }
+}
+
+#[tokio::test]
+async fn each_decision_has_a_line() {
+    let handler = Handler::answering(ok());
+    let endpoints = vec![external("pay", &handler.url()), external("other", &handler.url())];
+    let authorization = Some(anonymous("pay"));
+    let (gateway, folder) = audited(Settings { endpoints, authorization, ..settings() }).await;
+    let request = start("pay").header("Nexus-Request-Id", "one").header("Authorization", "SECRET").body("\"SECRET\"");
+    assert_eq!(gateway.call(&request).await.status(), 200);
+    assert_says(
+        &lines(&folder, 1).await[0],
+        &value!({
+            "log": "audit", "caller": "anonymous", "endpoint": "pay", "service": "Svc", "operation": "op",
+            "method": "start", "request_id": "one", "decision": "allowed", "rule": "authorization.rules[0]",
+            "target": format!("external {}", handler.url()), "outcome": "succeeded", "status": 200,
+        }),
+    );
+    // What nobody may know of and what is not there are denied alike.
+    for (count, endpoint) in [(2, "other"), (3, "none")] {
+        assert_eq!(gateway.call(&start(endpoint)).await.status(), 404);
+        let line = lines(&folder, count).await.remove(count - 1);
+        assert_says(&line, &value!({ "endpoint": endpoint, "decision": "denied", "rule": null, "status": 404 }));
+    }
+    // What is no request for anything is no decision.
+    assert_eq!(gateway.call(&to("/nonsense")).await.status(), 404);
+    gateway.counts("nexus_gateway_failures_total", &[("reason", "unknown_route")], 1.0).await;
+    assert_eq!(lines(&folder, 3).await.len(), 3);
+    assert!(!text(&file(&folder)).contains("SECRET"));
+}
+
+#[tokio::test]
+async fn without_rules_everyone_is_allowed_and_it_is_written_down() {
+    let handler = Handler::answering(ok());
+    let (gateway, folder) = audited(leading_to(&handler)).await;
+    assert_eq!(gateway.call(&start("pay")).await.status(), 200);
+    assert_says(&lines(&folder, 1).await[0], &value!({ "decision": "allowed", "rule": null, "caller": "anonymous" }));
+}
+
+#[tokio::test]
+async fn what_is_changed_by_the_admin_port_has_a_line() {
+    let (gateway, folder) = audited(settings()).await;
+    assert_eq!(gateway.admin("/endpoints").await.status(), 200);
+    let path = "/breakers/trip?endpoint=pay&message=SECRET&service=S";
+    assert_eq!(gateway.ask_admin(&to(path)).await.status(), 403);
+    let steer = to(path).header("Nexus-Gateway-Admin", "SECRET").header("Authorization", "Bearer SECRET");
+    assert_eq!(gateway.ask_admin(&steer).await.status(), 400);
+    let lines = lines(&folder, 2).await;
+    let asked = "/breakers/trip?endpoint=pay&service=S";
+    assert_says(&lines[0], &value!({ "admin": asked, "how": null, "decision": "denied", "status": 403 }));
+    assert_says(
+        &lines[1],
+        &value!({ "admin": asked, "how": "loopback", "decision": "allowed", "method": "POST", "status": 400 }),
+    );
+    assert!(lines.len() == 2 && !text(&file(&folder)).contains("SECRET"));
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_opened_refuses_the_settings() {
+    let gateway = Gateway::start(settings()).await;
+    let nowhere = Some(LogTarget::File("/no/such/folder/audit.log".into()));
+    let log = LogSettings { audit_log: nowhere, ..LogSettings::default() };
+    let refused = gateway.running.apply(Settings { log, ..settings() }).await.expect_err("it cannot be opened");
+    assert!(refused.to_string().starts_with("cannot open the audit log /no/such/folder/audit.log"), "{refused}");
+}
