@@ -30,6 +30,7 @@ mod registry_faults;
 mod reload;
 mod requests;
 mod retries;
+mod secrets;
 mod shedding;
 mod smuggling;
 mod tls;

@@ -12,6 +12,8 @@ use super::message::GUARD;
 pub(crate) struct Process {
     child: Child,
     log: Lines<BufReader<ChildStderr>>,
+    /// What was logged up to the last look.
+    seen: String,
 }
 
 impl Process {
@@ -29,13 +31,15 @@ impl Process {
             .spawn()
             .expect("the binary starts");
         let log = BufReader::new(child.stderr.take().expect("its standard error is piped")).lines();
-        Self { child, log }
+        Self { child, log, seen: String::new() }
     }
 
     /// Waits for a log line with `text`.
     pub(crate) async fn logs(&mut self, text: &str) -> String {
         let found = async {
             while let Some(line) = self.log.next_line().await.expect("the log is text") {
+                self.seen.push_str(&line);
+                self.seen.push('\n');
                 if line.contains(text) {
                     return line;
                 }
@@ -57,6 +61,11 @@ impl Process {
         let id = self.child.id().expect("the process runs").to_string();
         let sent = Command::new("kill").args(["-s", name, &id]).status().await;
         assert!(sent.expect("kill is installed").success());
+    }
+
+    /// Waits until it ended, and returns all that it logged.
+    pub(crate) async fn whole_log(mut self) -> String {
+        std::mem::take(&mut self.seen) + &self.rest_of_log().await
     }
 
     /// Waits until it ended, and returns what it logged since the last look.

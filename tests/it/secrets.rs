@@ -1,0 +1,226 @@
+//! No secret is shown, whatever happens: not in the log at its most talkative, in no other log, metric, page of the admin
+//! port or answer, and not by `check` and `resolve`.
+
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use tempfile::TempDir;
+
+use crate::certificates::{Authority, For};
+use crate::harness::process::{Process, output};
+use crate::harness::*;
+
+const ADMIN_TOKEN: &str = "planted-admin-token-0001";
+const REDIS_PASSWORD: &str = "planted-redis-password-0002";
+const POSTGRES_PASSWORD: &str = "planted-postgres-password-0003";
+/// Exactly as long as a key is.
+const SEAL_KEY: &str = "planted-seal-key-000000000000004";
+const HEADERS: [(&str, &str); 6] = [
+    ("Authorization", "Bearer planted-bearer-0005"),
+    ("Cookie", "session=planted-cookie-0006"),
+    ("X-Api-Key", "planted-api-key-0007"),
+    ("Proxy-Authorization", "Basic planted-basic-0008"),
+    ("Nexus-Callback-Temporal-Callback-Token", "planted-callback-token-0009"),
+    ("Nexus-Callback-Authorization", "Bearer planted-callback-bearer-0010"),
+];
+const PAYLOAD: &str = "\"planted-payload-0011\"";
+const WRONG_TOKEN: &str = "planted-wrong-token-0012";
+const RESULT: &str = "\"planted-result-0013\"";
+const HANDLER_COOKIE: &str = "planted-handler-cookie-0014";
+
+/// Everything that must not be found. All that is planted has one beginning; what is not text of ours is listed besides.
+struct Secrets {
+    folder: TempDir,
+    /// Each as it stands in a file or is made of one.
+    more: Vec<String>,
+}
+
+impl Secrets {
+    fn planted() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let issued = Authority::new("authority").issue(For { hosts: &["localhost"], ..For::default() });
+        let seal_key = STANDARD.encode(SEAL_KEY);
+        let line_of_key = issued.key.lines().nth(1).expect("a PEM has lines").to_owned();
+        let files = [
+            ("admin-token", ADMIN_TOKEN),
+            ("seal-key", &seal_key),
+            ("tls.crt", &issued.chain),
+            ("tls.key", &issued.key),
+        ];
+        for (name, text) in files {
+            std::fs::write(folder.path().join(name), text).expect("a file can be written");
+        }
+        Self { folder, more: vec![seal_key, line_of_key] }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn text(&self, name: &str) -> String {
+        std::fs::read_to_string(self.folder.path().join(name)).unwrap_or_default()
+    }
+
+    /// Fails where one of them is in `text`.
+    #[track_caller]
+    fn assert_none_in(&self, text: &str, what: &str) {
+        assert!(!text.is_empty(), "{what} is empty");
+        let planted = text.find("planted-").map(|at| text.get(at.saturating_sub(300)..).unwrap_or_default());
+        assert_eq!(planted.map(|text| text.chars().take(400).collect::<String>()), None, "in {what}");
+        for secret in &self.more {
+            assert!(!text.contains(secret.as_str()), "{secret} is in {what}");
+        }
+    }
+
+    /// A configuration with a secret wherever one can be.
+    fn config(&self, handler: &Handler) -> String {
+        let [admin, seal, crt, key, access, audit] =
+            ["admin-token", "seal-key", "tls.crt", "tls.key", "access.log", "audit.log"].map(|name| self.path(name));
+        format!(
+            "
+listen: [{{ address: 127.0.0.1:0 }}, {{ address: 127.0.0.2:0, tls: {{ certificate: {crt}, key: {key} }} }}]
+admin: {{ address: 127.0.0.1:0, token: '${{file:{admin}}}' }}
+server: {{ workers: 1 }}
+endpoints:
+  pay: {{ external: {{ url: '{url}' }} }}
+  lost: {{ external: {{ url: 'http://127.0.0.1:1' }} }}
+policies:
+  - {{ retry: off, hold: false, rate_limit: {{ rate: 1000/s, scope: global }}, park: on }}
+redis: {{ url: 'redis://:{REDIS_PASSWORD}@127.0.0.1:1/0' }}
+callbacks:
+  public_url: http://127.0.0.1:9
+  keys: [{{ id: one, secret: '${{file:{seal}}}' }}]
+  allow: [{{ url: 'http://127.0.0.1:*', private: true }}]
+park: {{ store: 'postgres://user:{POSTGRES_PASSWORD}@127.0.0.1:1/db' }}
+log: {{ level: trace, access_log: {access}, audit_log: {audit} }}
+",
+            url = handler.url()
+        )
+    }
+
+    fn write(&self, config: &str) -> String {
+        let path = self.path("gateway.yaml");
+        std::fs::write(&path, config).expect("a file can be written");
+        path
+    }
+}
+
+/// Configurations that are refused, each with a secret in or beside what is wrong.
+fn refused(good: &str) -> Vec<String> {
+    [
+        ("redis://:", "http://:"),
+        ("postgres://user:", "mysql://user:"),
+        ("@127.0.0.1:1/db", "@127.0.0.1:port/db"),
+        ("secret: '${file:", "secret: 'planted-short', id: '${file:"),
+        ("token: '${file:", "tokens: '${file:"),
+        ("token: '${file:", "token: 'planted with spaces', tls: '${file:"),
+        ("redis: {", "redis: { password: planted-unknown-key, "),
+        ("key: ", "key: planted-no-file, more: "),
+        ("level: trace", "level: planted-level@"),
+        ("policies:", "policies: planted-policies@\nmore:"),
+    ]
+    .map(|(from, to)| {
+        assert!(good.contains(from), "{from}");
+        good.replacen(from, to, 1)
+    })
+    .to_vec()
+}
+
+async fn ask(address: std::net::SocketAddr, request: &Request) -> Message {
+    Caller::connect(address).await.call(request).await
+}
+
+#[tokio::test]
+async fn no_secret_is_shown_whatever_happens() {
+    let secrets = Secrets::planted();
+    let cookie = format!("Set-Cookie: {HANDLER_COOKIE}");
+    let handler = Handler::answering(answer("200 OK", &["Content-Type: application/json", &cookie], RESULT));
+    let good = secrets.config(&handler);
+    let path = secrets.write(&good);
+
+    for arguments in [&["check", "--config", &path][..], &["resolve", "pay", "--config", &path][..]] {
+        let said = output(arguments).await;
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        let text = [said.stdout, said.stderr].concat();
+        secrets.assert_none_in(&(String::from_utf8_lossy(&text) + "."), "what is said of a good file");
+    }
+    for bad in refused(&good) {
+        let path = secrets.write(&bad);
+        for command in [&["check"][..], &["resolve", "pay"][..], &["run"][..]] {
+            let said = output(&[command, &["--config", &path]].concat()).await;
+            assert!(!said.status.success(), "{bad}");
+            secrets.assert_none_in(&String::from_utf8_lossy(&said.stderr), &format!("what is said of {bad}"));
+        }
+    }
+
+    let path = secrets.write(&good);
+    let mut process = Process::run(Path::new(&path));
+    let admin = process.address("admin port listening").await;
+    let (first, second) = (process.address("data port listening").await, process.address("data port listening").await);
+    let (data, tls) = if first.ip().to_string() == "127.0.0.1" { (first, second) } else { (second, first) };
+    process.logs("serving").await;
+
+    use_it(&secrets, data, tls).await;
+    ask_admin(&secrets, admin).await;
+    for bad in refused(&good) {
+        secrets.write(&bad);
+        process.signal("HUP").await;
+        process.logs("the last good one stays in force").await;
+    }
+    process.signal("TERM").await;
+    let log = process.whole_log().await;
+    assert!(log.contains("DEBUG") && log.contains("draining"), "it is as talkative as it can be: {log}");
+    secrets.assert_none_in(&log, "the log");
+    secrets.assert_none_in(&secrets.text("access.log"), "the access log");
+    secrets.assert_none_in(&secrets.text("audit.log"), "the audit log");
+}
+
+/// Requests of callers and of those who complete, good and bad ones. What the gateway answers by itself shows nothing.
+async fn use_it(secrets: &Secrets, data: std::net::SocketAddr, tls: std::net::SocketAddr) {
+    let planted = |request: Request| request.headers(HEADERS).body(PAYLOAD);
+    let base = "/nexus/endpoints/pay/services/Svc";
+    let passed = ask(data, &planted(to(format!("{base}/op?callback=http%3A%2F%2F127.0.0.1%3A1%2Fplanted-0015")))).await;
+    assert_eq!((passed.status(), passed.text()), (200, RESULT.to_owned()));
+    for request in [
+        to(format!("{base}/op/cancel?token=planted-token-0016")),
+        to("/nexus/endpoints/lost/services/Svc/op?callback=http%3A%2F%2F127.0.0.1%3A1%2Fplanted-0017"),
+        to("/nexus/endpoints/lost/services/Svc/op/cancel").header("Nexus-Operation-Token", "planted-token-0018"),
+        to("/nexus/callback/planted-seal-0019").header("Nexus-Operation-State", "succeeded"),
+        to(format!("{base}/op?callback=ftp%3A%2F%2Fplanted-0020")),
+        to(format!("{base}/op")).header("Request-Timeout", "nonsense"),
+        to(format!("{base}/op")).header("Nexus-Link", "nonsense"),
+        to("/nexus/endpoints/none/services/Svc/op"),
+        to("/nonsense"),
+    ] {
+        let answered = ask(data, &planted(request)).await;
+        let shown = format!("{answered:?} {}", answered.text());
+        if answered.header("nexus-gateway-failure").is_some() {
+            secrets.assert_none_in(&shown, "an answer of the gateway");
+        }
+    }
+    // What is not even HTTP, and what is not TLS.
+    for address in [data, tls] {
+        let mut caller = Caller::connect(address).await;
+        caller.send("planted-nonsense-0021\r\n\r\n").await;
+        drop(caller.any_answer().await);
+    }
+}
+
+/// The admin port with the right token, a wrong one, and none.
+async fn ask_admin(secrets: &Secrets, admin: std::net::SocketAddr) {
+    let right = format!("Bearer {ADMIN_TOKEN}");
+    for path in ["/metrics", "/readyz", "/endpoints", "/breakers", "/parked"] {
+        let page = ask(admin, &get(path).host("localhost").header("Authorization", &right)).await;
+        secrets.assert_none_in(&format!("{page:?} {}", page.text()), path);
+    }
+    let wrong = format!("Bearer {WRONG_TOKEN}");
+    for request in [get("/endpoints"), to("/breakers/trip?endpoint=pay&message=planted-message-0022")] {
+        let request = request.host("localhost");
+        for request in [request.clone().header("Authorization", &wrong), request] {
+            let refused = ask(admin, &request).await;
+            assert_eq!(refused.status(), 401);
+            secrets.assert_none_in(&format!("{refused:?} {}", refused.text()), "a refusal");
+        }
+    }
+}
