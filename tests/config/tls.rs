@@ -3,8 +3,9 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
-use nexus_gateway::config::{Overrides, load, load_changed};
+use nexus_gateway::config::{Overrides, expiries, expiring, load, load_changed, notes};
 use nexus_gateway::tls::{ClientAuth, KeyPair, Roots};
 use tempfile::tempdir;
 
@@ -103,4 +104,20 @@ fn a_swapped_symlink_is_a_changed_configuration() {
     assert!(refusal(half).contains("is not the key of the certificate"));
     write(&path("..second"), "tls.crt", &issued.chain);
     assert!(load_changed(Some(&file), &overrides, &inputs).unwrap().1.is_ok());
+}
+
+#[test]
+fn certificates_that_expire_soon_are_noted() {
+    let (folder, authority) = (tempdir().unwrap(), Authority::new("authority"));
+    for (expired, expected) in [(false, "expires at 20"), (true, "expired at 20")] {
+        let issued = authority.issue(For { expired, ..For::default() });
+        let settings = load_path(&files(folder.path(), &issued, &authority.pem, LISTENER)).unwrap();
+        let notes = notes(&settings);
+        let expected = format!("the certificate of listen[0] {expected}");
+        assert!(notes.len() == 1 && notes[0].starts_with(&expected), "{notes:?}");
+        let expires = expiries(&settings)[0].1;
+        let before = |days: i64| UNIX_EPOCH + Duration::from_secs((expires - days * 86_400).unsigned_abs());
+        assert_eq!(expiring(&settings, before(15)), [""; 0]);
+        assert!(expiring(&settings, before(13))[0].ends_with(", in 13 days"));
+    }
 }

@@ -12,6 +12,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use crate::certificates::{Authority, For, Issued};
+use crate::harness::process::Process;
 use crate::harness::*;
 
 const HOST: &str = "gateway.test";
@@ -302,4 +303,43 @@ async fn an_operator_sees_when_certificates_expire() {
     assert!(expires(0) > expires(1));
     gateway.running.apply(leading_to(&handler)).await.expect("it can be applied");
     assert!(!gateway.metrics().await.has(metric));
+}
+
+#[tokio::test]
+async fn changed_files_take_effect_and_broken_ones_do_not() {
+    let handler = Handler::answering(ok());
+    let authority = Authority::new("ours");
+    let [first, second] = [(); 2].map(|()| for_host(&authority, HOST));
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("tls.crt", &first.chain);
+    write("tls.key", &first.key);
+    let path = folder.path().display();
+    let tls = format!("tls: {{ certificate: {path}/tls.crt, key: {path}/tls.key }}");
+    let listen = format!("listen: [{{ address: 127.0.0.1:0, {tls} }}]\nadmin: {{ address: 127.0.0.1:0 }}\n");
+    let endpoints = format!("endpoints: {{ pay: {{ external: {{ url: '{}' }} }} }}\n", handler.url());
+    write("gateway.yaml", &(listen + "server: { workers: 1 }\n" + &endpoints));
+    let mut process = Process::run(&folder.path().join("gateway.yaml"));
+    let admin = process.address("admin port listening").await;
+    let data = process.address("data port listening").await;
+    process.logs("serving").await;
+    let client = tls_client(&authority, None, &[&TLS13]);
+    let connect = || TlsCaller::connect(data, HOST, &client);
+    let mut open = connect().await.unwrap();
+    assert_eq!(open.call(&start("pay")).await.unwrap().status(), 200);
+
+    write("tls.key", "broken");
+    let line = process.logs("is refused").await;
+    assert!(line.contains("listen[0].tls.key") && line.contains("tls.key` has no PEM private key"), "{line}");
+    let metrics = Caller::connect(admin).await.call(&get("/metrics")).await.text();
+    assert!(metrics.contains("nexus_gateway_config_last_reload_successful 0"), "{metrics}");
+    assert_eq!(connect().await.unwrap().shown, own(&first));
+    assert_eq!(open.call(&start("pay")).await.unwrap().status(), 200);
+
+    write("tls.crt", &second.chain);
+    write("tls.key", &second.key);
+    process.logs("TLS of this port changed").await;
+    process.logs("the changed configuration is in force").await;
+    assert_eq!(connect().await.unwrap().shown, own(&second));
+    assert_eq!(open.call(&start("pay")).await.unwrap().status(), 200);
 }

@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::caller::Request;
-use super::message::{Message, Reader};
+use super::message::{GUARD, Message, Reader};
 use crate::certificates::{Authority, Issued};
 
 /// One TLS connection to a gateway.
@@ -60,7 +60,8 @@ pub(crate) async fn tls_stream(
 ) -> io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
     let name = ServerName::try_from(host).expect("a host's name");
-    TlsConnector::from(Arc::clone(config)).connect(name, stream).await
+    let shaking = TlsConnector::from(Arc::clone(config)).connect(name, stream);
+    tokio::time::timeout(GUARD, shaking).await.expect("a handshake ends")
 }
 
 /// A client that believes `authority`, shows `certificate`, and speaks `versions`.
