@@ -71,7 +71,8 @@ pub struct ServerSettings {
     pub max_head: usize,
     /// Most headers of a request.
     pub max_headers: usize,
-    /// Longest target of a request, in bytes.
+    /// Longest target of a request, in bytes. What Temporal takes may be long: names of 1000 bytes, a callback of 1000 and an
+    /// operation token of 4096, each up to three times as long where it is escaped.
     pub max_uri: usize,
     /// Longest time for a request head to arrive, from its first byte.
     pub head_timeout: Duration,
@@ -100,7 +101,7 @@ impl Default for ServerSettings {
             max_connections: 10_000,
             max_head: 64 << 10,
             max_headers: 100,
-            max_uri: 8 << 10,
+            max_uri: 32 << 10,
             head_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
             max_handshakes: 256,

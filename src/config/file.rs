@@ -103,7 +103,7 @@ pub(super) struct Server {
     pub(super) max_head: Option<Checked<Size<{ 4 * KIB }, MIB>>>,
     /// Most headers of a request, 16 to 1000. Default: 100.
     pub(super) max_headers: Option<Checked<Count<16, 1000>>>,
-    /// Longest target of a request, 1KiB to 60KiB. Default: 8KiB.
+    /// Longest target of a request, 1KiB to 60KiB. Default: 32KiB.
     pub(super) max_uri: Option<Checked<Size<KIB, { 60 * KIB }>>>,
     /// Longest time for a request head to arrive, from its first byte, 1s to 1h. Default: 10s.
     pub(super) head_timeout: Option<Checked<Time<1000, HOUR>>>,

@@ -30,11 +30,11 @@ async fn bytes_that_should_have_been_escaped_stay_as_they_are() {
     let handler = Handler::answering(ok());
     let gateway = Gateway::before(&handler).await;
     let request = start("pay").bytes();
-    let request = String::from_utf8(request).expect("text").replace("Svc/op", "Sv\u{e4}/{o}|");
+    let request = String::from_utf8(request).expect("text").replace("Svc/op", "Sv/{o}|^");
     let mut caller = gateway.connect().await;
     caller.send(request).await;
     assert_eq!(caller.answer().await.status(), 200);
-    assert_eq!(handler.request().target(), "/Sv\u{c3}\u{a4}/{o}|");
+    assert_eq!(handler.request().target(), "/Sv/{o}|^");
 }
 
 #[tokio::test]

@@ -193,7 +193,7 @@ fn large_cases() -> Vec<(&'static str, String, Expect)> {
         ("as many headers as may be", format!("{LINE}\r\nHost: h\r\n{}\r\n", of(99)), Good("")),
         ("one header too many", format!("{LINE}\r\nHost: h\r\n{}\r\n", of(100)), LARGE),
         ("a long header", format!("{LINE}\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(64 << 10)), LARGE),
-        ("a long target", format!("POST /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(8 << 10)), LARGE),
+        ("a long target", format!("POST /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(32 << 10)), LARGE),
         ("a long name", format!("{LINE}\r\nHost: h\r\n{}: 1\r\n\r\n", "x".repeat(64 << 10)), LARGE),
         ("a long method", format!("{} / HTTP/1.1\r\nHost: h\r\n\r\n", "X".repeat(100)), BAD),
         ("a long host", format!("{LINE}\r\nHost: {}\r\n\r\n", "x".repeat(300)), BAD),
