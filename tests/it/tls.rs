@@ -331,7 +331,7 @@ async fn changed_files_take_effect_and_broken_ones_do_not() {
     write("tls.key", "broken");
     let line = process.logs("is refused").await;
     assert!(line.contains("listen[0].tls.key") && line.contains("tls.key` has no PEM private key"), "{line}");
-    let metrics = Caller::connect(admin).await.call(&get("/metrics")).await.text();
+    let metrics = Caller::connect(admin).await.call(&get("/metrics").host("localhost")).await.text();
     assert!(metrics.contains("nexus_gateway_config_last_reload_successful 0"), "{metrics}");
     assert_eq!(connect().await.unwrap().shown, own(&first));
     assert_eq!(open.call(&start("pay")).await.unwrap().status(), 200);
