@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use crate::tls::PeerCertificate;
 
+pub mod authenticate;
 pub mod authorize;
 
+pub use authenticate::{Authentication, AuthenticationSettings};
 pub use authorize::{Authorization, AuthorizationSettings, Authorized};
 
 /// What callers of a listener are trusted with.
@@ -60,7 +62,7 @@ pub enum How {
 }
 
 impl How {
-    /// The word for it in logs.
+    /// What logs and metrics call it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Certificate => "certificate",

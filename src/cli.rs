@@ -48,7 +48,9 @@ Examples:
   nexus-gateway resolve payments --as orders --service Payments --operation quote --config gateway.yaml
       Whether the caller orders may call that operation, and by which rule.
   nexus-gateway keys new
-      A key for callbacks.keys, as a line of YAML.";
+      A key for callbacks.keys, as a line of YAML.
+  nexus-gateway keys api --name orders
+      An API key for a caller, and its hash for authentication.api_keys, as a line of YAML.";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -66,7 +68,7 @@ pub enum Command {
     /// Say where an endpoint leads, by which source, under which policy, and why. Exit 1 where it does not exist, 69
     /// where a cluster did not answer.
     Resolve(ResolveArgs),
-    /// Keys that seal callbacks.
+    /// Keys that seal callbacks, and keys that callers show.
     #[command(subcommand)]
     Keys(KeysCommand),
 }
@@ -81,6 +83,16 @@ pub enum KeysCommand {
         /// What the key is called: 1 to 64 letters, digits, `.`, `-` and `_` [default: k and today's date].
         #[arg(long, value_parser = config::key_id)]
         id: Option<String>,
+    },
+    /// Make an API key for a caller. The key itself goes to standard error, once, and is kept nowhere: give it to the
+    /// caller, who sends it in a header. Its hash goes to standard output, as an entry of `authentication.api_keys.keys`.
+    Api {
+        /// Whose key it is: 1 to 256 printable ASCII characters.
+        #[arg(long, value_parser = config::caller_name)]
+        name: String,
+        /// The Temporal namespace that the caller calls from.
+        #[arg(long, value_parser = config::caller_namespace)]
+        namespace: Option<String>,
     },
 }
 

@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use crate::admin::AdminSettings;
-use crate::admission::{AuthorizationSettings, Trust};
+use crate::admission::{AuthenticationSettings, AuthorizationSettings, Trust};
 use crate::callback::CallbackSettings;
 use crate::credentials::Outward;
 use crate::park::ParkingSettings;
@@ -41,7 +41,7 @@ mod value;
 
 pub use expiry::{expiries, expiring};
 pub use inputs::Inputs;
-pub use new_key::{key_id, new_key};
+pub use new_key::{NewApiKeyEntry, caller_name, caller_namespace, key_id, new_api_key, new_key};
 pub use notes::notes;
 pub use problem::Problem;
 pub(crate) use units::{format_duration, format_size};
@@ -53,6 +53,8 @@ use expand::Environment;
 pub struct Settings {
     /// Where callers connect. At least one; no two overlap.
     pub listen: Vec<ListenerSettings>,
+    /// By what callers are known; none where nobody is asked.
+    pub authentication: Option<AuthenticationSettings>,
     /// Where metrics and health are served.
     pub admin: AdminSettings,
     /// Bounds of the data port.
@@ -87,6 +89,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: vec![ListenerSettings::plain(loopback(7280), Trust::Trusted)],
+            authentication: None,
             admin: AdminSettings::at(loopback(7281)),
             server: ServerSettings::default(),
             clusters: Vec::new(),

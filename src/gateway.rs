@@ -14,7 +14,7 @@ use http::{HeaderMap, Request, Response};
 use http_body::Body as HttpBody;
 use tokio::time::{Instant, timeout_at};
 
-use crate::admission::{Authorization, Caller, Peer};
+use crate::admission::{Authentication, Authorization, Caller, Peer};
 use crate::body::{Body, Broken, OnEnd};
 use crate::callback::Completions;
 use crate::gates::concurrency::{Permit, Refused};
@@ -32,6 +32,7 @@ use crate::upstream::{Crossing, Outgoing};
 
 mod admit;
 mod attempts;
+mod authenticating;
 mod callbacks;
 mod completion;
 mod finishing;
@@ -57,6 +58,7 @@ pub struct Gateway {
     registry: Arc<Registry>,
     telemetry: Arc<Telemetry>,
     gates: Arc<Gates>,
+    authentication: ArcSwapOption<Authentication>,
     authorization: ArcSwap<Authorization>,
     completions: ArcSwapOption<Completions>,
     park: ArcSwapOption<Park>,
@@ -110,8 +112,21 @@ impl OnEnd for Holding {
 impl Gateway {
     /// A gateway over these parts.
     pub fn new(router: Arc<Router>, registry: Arc<Registry>, telemetry: Arc<Telemetry>, gates: Arc<Gates>) -> Self {
-        let (authorization, completions, park) = (ArcSwap::default(), ArcSwapOption::empty(), ArcSwapOption::empty());
-        Self { router, registry, telemetry, gates, authorization, completions, park }
+        Self {
+            router,
+            registry,
+            telemetry,
+            gates,
+            authentication: ArcSwapOption::empty(),
+            authorization: ArcSwap::default(),
+            completions: ArcSwapOption::empty(),
+            park: ArcSwapOption::empty(),
+        }
+    }
+
+    /// From now on it is found out so who sends a request, or not at all.
+    pub fn authenticate_by(&self, authentication: Option<Arc<Authentication>>) {
+        self.authentication.store(authentication);
     }
 
     /// From now on completions go so.
@@ -130,7 +145,7 @@ impl Gateway {
         let caller = Caller::anonymous(peer);
         let mut visit =
             Visit { worker, caller, record, by_name: false, redact: false, place: None, permit: None, left: None };
-        let mut answer = match self.process(&mut visit, head, body).await {
+        let mut answer = match self.process(&mut visit, peer, head, body).await {
             Ok((mut answer, outcome)) => {
                 visit.record.answered(outcome, answer.status());
                 if visit.redact {
@@ -143,9 +158,6 @@ impl Gateway {
                 failure.into_response()
             }
         };
-        if let Some(identity) = visit.caller.identity() {
-            visit.record.known_as(&identity.name, identity.namespace.as_ref(), identity.how.name());
-        }
         if let Some((policy, left)) = visit.left {
             headers::tell_limit(answer.headers_mut(), &policy, &left);
         }
@@ -161,11 +173,15 @@ impl Gateway {
         failure.into_response().map(|content| Body::new(content, holding))
     }
 
-    async fn process<B>(&self, visit: &mut Visit, mut head: Parts, body: B) -> Shaped
+    async fn process<B>(&self, visit: &mut Visit, peer: &Peer, mut head: Parts, body: B) -> Shaped
     where
         B: HttpBody<Data = Bytes> + Unpin,
     {
-        if let Some(route) = completion_route(head.uri.path()) {
+        let route = completion_route(head.uri.path());
+        if let Some(authentication) = self.authentication.load_full() {
+            Box::pin(self.authenticate(&authentication, visit, peer, &mut head, route.is_some())).await?;
+        }
+        if let Some(route) = route {
             return Box::pin(self.carry_completion(visit, head, body, route)).await;
         }
         let mut call = Call::read(&head)?;

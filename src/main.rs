@@ -50,6 +50,14 @@ fn main() -> ExitCode {
             println!("{}", config::new_key(id.as_deref()));
             ExitCode::SUCCESS
         }
+        Command::Keys(KeysCommand::Api { name, namespace }) => match config::new_api_key(&name, namespace.as_deref()) {
+            Some(key) => {
+                eprintln!("the key, which is shown this once: {}", key.text);
+                println!("{}", key.entry);
+                ExitCode::SUCCESS
+            }
+            None => fail(exit::USAGE, "nobody may be called so"),
+        },
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::response::Parts;
 use http::{HeaderMap, Response, StatusCode};
 use tokio::time::Instant;
@@ -46,6 +46,8 @@ pub enum Reason {
     BadTimeout,
     /// A `Nexus-Link` cannot be read.
     BadLink,
+    /// What the sender shows of who it is cannot be checked at present.
+    AuthenticationUnavailable,
     /// A cancel without a token.
     MissingToken,
     /// The request's head is not well-formed, or could mean two things.
@@ -106,7 +108,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::Unauthenticated,
         Self::Forbidden,
         Self::CompletionForbidden,
@@ -117,6 +119,7 @@ impl Reason {
         Self::BadPath,
         Self::BadTimeout,
         Self::BadLink,
+        Self::AuthenticationUnavailable,
         Self::MissingToken,
         Self::BadHead,
         Self::HeadTooLarge,
@@ -174,6 +177,7 @@ impl Reason {
             Self::BadPath => ("bad_path", ErrorType::BadRequest, false),
             Self::BadTimeout => ("bad_timeout", ErrorType::BadRequest, false),
             Self::BadLink => ("bad_link", ErrorType::BadRequest, false),
+            Self::AuthenticationUnavailable => ("authentication_unavailable", ErrorType::Unavailable, true),
             Self::MissingToken => ("missing_token", ErrorType::BadRequest, false),
             Self::BadHead => ("bad_head", ErrorType::BadRequest, false),
             Self::HeadTooLarge => ("head_too_large", ErrorType::BadRequest, false),
@@ -242,6 +246,10 @@ impl Failure {
         map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         map.insert(&headers::REQUEST_RETRYABLE, HeaderValue::from_static(if retryable { "true" } else { "false" }));
         map.insert(&headers::GATEWAY_FAILURE, self.marker());
+        if self.reason == Reason::Unauthenticated {
+            // RFC 9110 §15.5.2: there has to be one. It says nothing of what is configured.
+            map.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if let Some(after) = self.retry_after {
             // Whole seconds, rounded up: one that comes a little late is served, one too early is not.
             let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);

@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 
 use crate::admin::{Admin, AdminSettings, Live, Rules as AdminRules};
-use crate::admission::Authorization;
+use crate::admission::{Authentication, Authorization};
 use crate::callback::destination::{Allowed, Destinations};
 use crate::callback::seal::{Key, Keyring};
 use crate::callback::{Callbacks, Completions, keys};
@@ -171,7 +171,7 @@ impl Running {
         let completions = if same_completions(&before, &settings) { None } else { Some(completions(&settings)?) };
         warn_of_restart(&before, &settings);
         self.warn_of_dropped_keys(&before, &settings);
-
+        warn_of_strangers(&before, &settings);
         self.put_in_force(&settings, data, completions);
         self.park(&settings).await?;
         let mut current = self.lock();
@@ -187,8 +187,7 @@ impl Running {
         if let Some(completions) = completions {
             self.gateway.complete_by(completions);
         }
-        let authorization = settings.authorization.as_ref();
-        self.gateway.authorize_by(Authorization::new(authorization, false));
+        self.know_and_authorize(settings);
         // Before the table, whose new operations look for their gates.
         self.gates.configure(&settings.server.process, settings.redis.as_ref());
         let (policies, upstream) = (settings.policies.clone(), settings.upstream.clone());
@@ -201,7 +200,22 @@ impl Running {
         ));
         self.registry.configure(&settings.clusters, settings.endpoints.clone());
         self.note_expiries(settings);
-        self.server.configure(settings.server.clone(), settings.authorization.is_some(), data);
+        let guarded = settings.authentication.is_some() || settings.authorization.is_some();
+        self.server.configure(settings.server.clone(), guarded, data);
+    }
+
+    /// In an order in which nobody who may come in before and after is turned away between: rules hold only once callers
+    /// can be known, and callers are known for as long as rules hold.
+    fn know_and_authorize(&self, settings: &Settings) {
+        let authentication = settings.authentication.as_ref();
+        let authorization = Authorization::new(settings.authorization.as_ref(), authentication.is_some());
+        if let Some(authentication) = authentication {
+            self.gateway.authenticate_by(Some(Arc::new(Authentication::new(authentication))));
+            self.gateway.authorize_by(authorization);
+        } else {
+            self.gateway.authorize_by(authorization);
+            self.gateway.authenticate_by(None);
+        }
     }
 
     /// Parks, if these settings want it. Once begun it goes on: something may be left.
@@ -392,6 +406,13 @@ fn open_log(
 
 fn bind_error((address, source): (SocketAddr, io::Error)) -> ApplyError {
     ApplyError::Bind { address, source }
+}
+
+/// Says that nobody is asked any more who calls; each port says then whom it lets in.
+fn warn_of_strangers(before: &Settings, now: &Settings) {
+    if before.authentication.is_some() && now.authentication.is_none() {
+        tracing::warn!("authentication is not configured any more: callers are known by their addresses only");
+    }
 }
 
 fn warn_of_restart(before: &Settings, now: &Settings) {

@@ -94,6 +94,7 @@ pub struct Telemetry {
     waits: [Histogram; Stage::ALL.len()],
     waiting: [IntGauge; Stage::ALL.len()],
     breaker_transitions: IntCounterVec,
+    authentications: IntCounterVec,
     /// Parked operations.
     pub parking: ParkMetrics,
     /// Requests between their head and the last byte of their answer.
@@ -230,6 +231,11 @@ impl Telemetry {
                 "Changes of breakers' states, by the state they came to.",
                 &["endpoint", "to"],
             ),
+            authentications: make.counters(
+                "authentications_total",
+                "Requests by what their senders showed of who they are, and what came of it.",
+                &["how", "result"],
+            ),
             handler_errors: make.counters(
                 "handler_errors_total",
                 "Handler errors that passed through, by type.",
@@ -342,6 +348,11 @@ impl Telemetry {
     /// Counts a completion of an operation that arrived, so long after its start.
     pub fn completed(&self, operation: &OperationMetrics, lag: Duration) {
         self.completion_lag.with_label_values(&operation.labels()).observe(lag.as_secs_f64());
+    }
+
+    /// Counts a request whose sender showed `how` who it is, with this result.
+    pub fn count_authentication(&self, how: &str, result: &str) {
+        self.authentications.with_label_values(&[how, result]).inc();
     }
 
     /// Counts an attempt made again.

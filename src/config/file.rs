@@ -12,12 +12,14 @@ use super::value::{
     Segment, Size, Store, Time, Url,
 };
 
+mod authentication;
 mod authorization;
 mod callbacks;
 mod park;
 mod policy;
 mod tls;
 
+pub(super) use authentication::{ApiKey, ApiKeys, Authentication};
 pub(super) use authorization::{AllowCompletions, AllowRule, Authorization, Names};
 pub(super) use callbacks::{AllowKeys, Callbacks, SealKey};
 pub(super) use park::{End, Park, Parking};
@@ -32,6 +34,8 @@ pub(super) use tls::{ClientCertificates, ClientTls, ServerTls};
 pub(super) struct File {
     /// Addresses that callers connect to. Default: 127.0.0.1:7280.
     pub(super) listen: Option<Vec<Option<Listener>>>,
+    /// How it is found out who sends a request. Left out: callers are known by their addresses only.
+    pub(super) authentication: Option<Authentication>,
     /// Where metrics, health and the endpoint table are served.
     pub(super) admin: Option<Admin>,
     /// Bounds of the data port.

@@ -16,6 +16,7 @@ use crate::upstream::UpstreamSettings;
 
 mod addresses;
 mod admin;
+mod authentication;
 mod authorization;
 mod callbacks;
 mod park;
@@ -75,8 +76,10 @@ pub(super) fn build(
         policies::refuse_park_beyond_all(&policies, &parking, &mut report);
     }
     policies::refuse_park_little_room(&policies, server.max_head, &mut report);
+    let authentication = authentication::build(file.authentication, &mut report);
     Settings {
         listen,
+        authentication,
         admin,
         server,
         endpoints,

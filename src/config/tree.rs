@@ -15,7 +15,7 @@ const MAX_INDENT: usize = 64;
 /// Where a text is, or was meant as, a URL with a password or a key, however it looks.
 const SECRETS: [&str; 7] = ["redis", "redis.url", "callbacks", "park", "park.store", "admin", "admin.token"];
 /// Nothing that stands here is shown, names of keys included: an id and a secret may have changed places.
-const KEYS: &str = "callbacks.keys";
+const KEYS: [&str; 2] = ["callbacks.keys", "authentication.api_keys.keys"];
 
 #[derive(Clone, Debug)]
 pub(super) struct Node {
@@ -136,7 +136,7 @@ pub(super) fn shown_text(text: &str) -> String {
 
 /// Whether what stands at `path` must not be shown.
 fn is_secret(path: &str) -> bool {
-    SECRETS.contains(&path) || is_at_or_below(path, KEYS) || names_key_file(path)
+    SECRETS.contains(&path) || KEYS.iter().any(|keys| is_at_or_below(path, keys)) || names_key_file(path)
 }
 
 /// Whether the path of a private key's file stands there, or the key itself by mistake.
@@ -146,8 +146,8 @@ fn names_key_file(path: &str) -> bool {
 
 /// What of `path` may be shown of an unknown key there, if that is not all of it.
 pub(super) fn shown_part(path: &str) -> Option<&str> {
-    let within = path.strip_prefix(KEYS).filter(|_| is_secret(path))?;
-    within.find(']').map(|end| &path[..=KEYS.len() + end])
+    let keys = KEYS.iter().find(|keys| is_at_or_below(path, keys))?;
+    path[keys.len()..].find(']').map(|end| &path[..=keys.len() + end])
 }
 
 /// Whether `path` is `above` or a part of it.

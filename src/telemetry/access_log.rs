@@ -16,6 +16,12 @@ use crate::nexus::headers;
 pub struct Line {
     pub(super) time: String,
     pub(super) peer: SocketAddr,
+    /// Who the caller is known to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) caller: Option<Arc<str>>,
+    /// The namespace that it is known to call from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) namespace: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) request_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,6 +71,8 @@ impl Line {
         Self {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             peer,
+            caller: None,
+            namespace: None,
             request_id: text(headers::REQUEST_ID.as_str()).map(shorten),
             trace_id: text("traceparent").and_then(|parent| parent.split('-').nth(1)).map(shorten),
             endpoint: None,

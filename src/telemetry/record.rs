@@ -141,6 +141,10 @@ impl Record {
 
     /// Who calls, and by what that is known.
     pub fn known_as(&mut self, name: &Arc<str>, namespace: Option<&Arc<str>>, how: &'static str) {
+        if let Some(line) = &mut self.line {
+            line.caller = Some(Arc::clone(name));
+            line.namespace = namespace.cloned();
+        }
         if let Some(audit) = &mut self.audit {
             audit.caller = Some(Arc::clone(name));
             audit.namespace = namespace.cloned();

@@ -84,6 +84,7 @@ fn the_full_file_shows_the_defaults() {
     default.callbacks.public_url = settings.callbacks.public_url.clone();
     default.callbacks.allow = settings.callbacks.allow.clone();
     default.callbacks.home = settings.callbacks.home.clone();
+    default.authentication = settings.authentication.clone();
     default.authorization = settings.authorization.clone();
     default.log.access_log = settings.log.access_log.clone();
     default.log.audit_log = settings.log.audit_log.clone();

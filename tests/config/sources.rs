@@ -124,6 +124,7 @@ log: { level: debug, format: json, access_log: /twenty, audit_log: /fifty-seven 
             ListenerSettings::plain("127.0.0.1:1".parse().unwrap(), Trust::Untrusted),
             ListenerSettings::plain("0.0.0.0:2".parse().unwrap(), Trust::Trusted),
         ],
+        authentication: None,
         admin: AdminSettings {
             token: Some(AdminToken::new("secret-of-the-admin")),
             ..AdminSettings::at("127.0.0.1:3".parse().unwrap())

@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use nexus_gateway::admission::AuthorizationSettings;
+use http::HeaderName;
+use nexus_gateway::admission::authenticate::{ApiKeySettings, NewApiKey};
 use nexus_gateway::admission::authorize::{Callers, Pattern, Rule};
+use nexus_gateway::admission::{AuthenticationSettings, AuthorizationSettings};
 use nexus_gateway::config::Settings;
 use nexus_gateway::telemetry::{LogSettings, LogTarget};
 use serde_json::Value;
@@ -98,6 +100,29 @@ async fn the_request_id_that_the_gateway_makes_is_logged() {
     gateway.call(&start("pay")).await;
     let line = lines(&folder, 1).await.remove(0);
     assert_eq!(line["request_id"].as_str(), handler.request().header("nexus-request-id"));
+}
+
+#[tokio::test]
+async fn a_caller_that_is_known_is_logged_by_its_name() {
+    let handler = Handler::answering(ok());
+    let key = NewApiKey::generate("orders", Some("shop")).expect("a good name");
+    let api_keys = ApiKeySettings { header: HeaderName::from_static("x-api-key"), keys: vec![key.key] };
+    let authentication = Some(AuthenticationSettings { api_keys: Some(api_keys) });
+    let everybody = ["*", "anonymous"].map(|name| Pattern::new(name).expect("a pattern"));
+    let callers = Callers { names: Some(everybody.into()), namespaces: None };
+    let rules = vec![Rule { callers, ..Rule::default() }];
+    let authorization = Some(AuthorizationSettings { rules, ..AuthorizationSettings::default() });
+    let (gateway, folder) = logging(Settings { authentication, authorization, ..leading_to(&handler) }).await;
+    for credential in [&*key.text, "SECRET"] {
+        gateway.call(&start("pay").header("X-Api-Key", credential)).await;
+    }
+    gateway.call(&start("pay")).await;
+    let logged = lines(&folder, 3).await;
+    assert_eq!((&logged[0]["caller"], &logged[0]["namespace"]), (&"orders".into(), &"shop".into()));
+    assert_eq!((&logged[1]["reason"], logged[1].get("caller")), (&"unauthenticated".into(), None));
+    assert_eq!((&logged[2]["outcome"], logged[2].get("caller")), (&"succeeded".into(), None));
+    let logged = text(&file(&folder));
+    assert!(!logged.contains(&key.text) && !logged.contains("SECRET"), "{logged}");
 }
 
 #[tokio::test]

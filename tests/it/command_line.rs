@@ -100,6 +100,30 @@ async fn resolve_says_where_an_endpoint_leads() {
 }
 
 #[tokio::test]
+async fn a_new_api_key_lets_its_caller_in_once_its_hash_is_in_the_file() {
+    let made = output(&["keys", "api", "--name", "orders \"$1\"", "--namespace", "shop"]).await;
+    let (entry, said) = (String::from_utf8_lossy(&made.stdout), String::from_utf8_lossy(&made.stderr));
+    let key = said.split_whitespace().last().expect("a key");
+    assert!(!entry.contains(key) && entry.lines().count() == 1 && said.lines().count() == 1, "{entry}{said}");
+    let handler = Handler::answering(ok());
+    let config = Config::new(&leading_to(&handler));
+    let (mut process, data) = serving(&config).await;
+    let rules = "authorization: { rules: [{ callers: ['orders*'], namespaces: [shop] }] }\n";
+    let keys = format!("authentication:\n  api_keys:\n    keys:\n      {entry}");
+    config.write(&(leading_to(&handler) + rules + &keys));
+    process.logs("the changed configuration is in force").await;
+    let mut caller = Caller::connect(data).await;
+    assert_eq!(caller.call(&start("pay").header("X-Api-Key", key)).await.status(), 200);
+    assert_eq!(caller.call(&start("pay").header("X-Api-Key", &key[1..])).await.status(), 401);
+    assert_eq!(caller.call(&start("pay")).await.status(), 401, "no rule is for whoever shows nothing");
+    config.write(&leading_to(&handler));
+    process.logs("authentication is not configured any more").await;
+    for reserved in ["anonymous", "", " "] {
+        assert_eq!(output(&["keys", "api", "--name", reserved]).await.status.code(), Some(64));
+    }
+}
+
+#[tokio::test]
 async fn a_changed_file_takes_effect() {
     let (before, after) = (Handler::answering(ok()), Handler::answering(json("200 OK", "\"after\"")));
     let config = Config::new(&leading_to(&before));

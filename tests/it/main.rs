@@ -6,6 +6,7 @@ mod access_log;
 mod admin;
 mod answers;
 mod audit;
+mod authentication;
 mod authorization;
 mod breakers;
 mod callbacks;

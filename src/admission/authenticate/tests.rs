@@ -1,0 +1,100 @@
+//! Who is known by what.
+
+use std::net::Ipv4Addr;
+
+use http::{HeaderName, HeaderValue};
+use proptest::prelude::*;
+
+use super::*;
+use crate::admission::Trust;
+
+fn peer() -> Peer {
+    Peer::connected((Ipv4Addr::LOCALHOST, 1).into(), Trust::Untrusted)
+}
+
+fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines {
+        headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+    }
+    headers
+}
+
+/// Whom `authentication` takes the sender of these headers for.
+async fn who(authentication: &Authentication, lines: &[(&'static str, &str)]) -> Result<Option<String>, Denied> {
+    let caller = authentication.authenticate(&peer(), &headers(lines)).await?;
+    Ok(caller.identity().map(|identity| match &identity.namespace {
+        Some(namespace) => format!("{} in {namespace} by {:?}", identity.name, identity.how),
+        None => format!("{} by {:?}", identity.name, identity.how),
+    }))
+}
+
+fn keys(header: &'static str, keys: Vec<ApiKey>) -> ApiKeySettings {
+    ApiKeySettings { header: HeaderName::from_static(header), keys }
+}
+
+#[tokio::test]
+async fn a_caller_is_known_by_its_api_key() {
+    let orders = NewApiKey::generate("orders", Some("shop")).unwrap();
+    let next = NewApiKey::generate("orders", None).unwrap();
+    let settings = keys("x-api-key", vec![orders.key, next.key]);
+    let authentication = Authentication::new(&AuthenticationSettings { api_keys: Some(settings) });
+    let known = |text: &str| Ok(Some(text.to_owned()));
+    assert_eq!(who(&authentication, &[("x-api-key", &orders.text)]).await, known("orders in shop by ApiKey"));
+    assert_eq!(who(&authentication, &[("x-api-key", &next.text)]).await, known("orders by ApiKey"));
+    assert_eq!(who(&authentication, &[]).await, Ok(None));
+    assert_eq!(
+        who(&authentication, &[("authorization", "Bearer x")]).await,
+        Ok(None),
+        "that header is not the gateway's"
+    );
+    let long = "x".repeat(600);
+    for wrong in ["", "x", &orders.text[1..], &orders.text.to_uppercase(), &long] {
+        let denied = who(&authentication, &[("x-api-key", wrong)]).await.unwrap_err();
+        assert!(matches!(denied, Denied::Wrong { how: How::ApiKey, .. }), "{wrong}: {denied:?}");
+    }
+    let twice = [("x-api-key", &*orders.text), ("x-api-key", &*orders.text)];
+    assert!(who(&authentication, &twice).await.is_err());
+}
+
+#[tokio::test]
+async fn an_api_key_may_come_as_a_bearer() {
+    let orders = NewApiKey::generate("orders", None).unwrap();
+    let settings = keys("authorization", vec![orders.key]);
+    let authentication = Authentication::new(&AuthenticationSettings { api_keys: Some(settings) });
+    let shown = format!("Bearer {}", orders.text);
+    assert_eq!(who(&authentication, &[("authorization", &shown)]).await, Ok(Some("orders by ApiKey".into())));
+    assert!(who(&authentication, &[("authorization", &orders.text)]).await.is_err(), "without a scheme");
+    let mut headers = headers(&[("authorization", &shown), ("x-api-key", "of the handler")]);
+    authentication.strip(&mut headers);
+    assert_eq!(headers.keys().collect::<Vec<_>>(), ["x-api-key"]);
+}
+
+#[test]
+fn keys_are_random_and_only_their_hashes_are_kept() {
+    let [one, other] = [0, 1].map(|_| NewApiKey::generate("orders", None).unwrap());
+    assert!(one.text != other.text && one.text.starts_with("ngk_") && one.text.len() == 47);
+    let debug = format!("{:?}", keys("x-api-key", vec![one.key.clone()]));
+    assert!(debug.contains("orders") && !debug.contains(&one.text) && !debug.contains("sha256"), "{debug}");
+}
+
+#[test]
+fn names_are_printable_and_nobody_is_called_anonymous() {
+    for good in ["a", "a b", "spiffe://a/b", "CN=a, O=b", &"x".repeat(256)] {
+        assert!(is_name(good), "{good}");
+        assert!(NewApiKey::generate(good, Some(good)).is_some());
+    }
+    for bad in ["", " a", "a ", "a\nb", "é", "a\u{7f}", "anonymous", &"x".repeat(257)] {
+        assert!(!is_name(bad), "{bad}");
+        assert!(NewApiKey::generate(bad, None).is_none());
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_but_a_key_is_known(text in "\\PC{0,60}") {
+        let orders = NewApiKey::generate("orders", None).unwrap();
+        let keys = ApiKeys::new(&keys("x-api-key", vec![orders.key]));
+        prop_assert!(keys.identify(&text).is_err());
+    }
+}

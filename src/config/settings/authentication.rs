@@ -1,0 +1,65 @@
+//! Authentication: something to know callers by, and keys that can be told apart.
+
+use std::collections::HashMap;
+
+use http::HeaderName;
+
+use crate::admission::AuthenticationSettings;
+use crate::admission::authenticate::{ApiKey, ApiKeySettings};
+use crate::config::file;
+use crate::config::problem::quoted_list;
+use crate::config::report::Report;
+use crate::config::tree::item_path;
+
+/// Above any real number of callers; a look-up's cost does not depend on it.
+const MAX_KEYS: usize = 10_000;
+
+/// By what callers are known; none where nothing is said of it.
+pub(super) fn build(file: Option<file::Authentication>, report: &mut Report<'_>) -> Option<AuthenticationSettings> {
+    let file = file?;
+    if file.api_keys.is_none() {
+        let message = "knows callers by nothing; write `api_keys:` below it, or remove it";
+        report.add("authentication", message);
+    }
+    Some(AuthenticationSettings { api_keys: file.api_keys.map(|file| api_keys(file, report)) })
+}
+
+fn api_keys(file: file::ApiKeys, report: &mut Report<'_>) -> ApiKeySettings {
+    let path = "authentication.api_keys";
+    let header = file.header.map_or(HeaderName::from_static("x-api-key"), |header| header.0);
+    let list = file.keys.unwrap_or_default();
+    if list.is_empty() {
+        report
+            .add(path, "has no keys; make one with `nexus-gateway keys api` and list it below `keys:`, or remove this");
+    }
+    if list.len() > MAX_KEYS {
+        report.add(&format!("{path}.keys"), format!("has {} keys; write at most {MAX_KEYS}", list.len()));
+    }
+    ApiKeySettings { header, keys: keys(list, &format!("{path}.keys"), report) }
+}
+
+fn keys(list: Vec<Option<file::ApiKey>>, path: &str, report: &mut Report<'_>) -> Vec<ApiKey> {
+    let mut known: Vec<ApiKey> = Vec::new();
+    let mut first_with: HashMap<[u8; 32], String> = HashMap::new();
+    for (index, item) in list.into_iter().take(MAX_KEYS).enumerate() {
+        let (item, path) = (item.unwrap_or_default(), item_path(path, index));
+        let (Some(name), Some(sha256)) = (&item.name, &item.sha256) else {
+            report.add(&path, lacks(&item));
+            continue;
+        };
+        if let Some(first) = first_with.get(&sha256.0) {
+            let message = format!("the same hash as `{first}` has ({}); remove one of them", report.place(first));
+            report.add(&format!("{path}.sha256"), message);
+        }
+        first_with.entry(sha256.0).or_insert(path);
+        let namespace = item.namespace.map(|namespace| namespace.0);
+        known.push(ApiKey { name: name.0.clone(), namespace, sha256: sha256.0 });
+    }
+    known
+}
+
+fn lacks(key: &file::ApiKey) -> String {
+    let missing = [("name", key.name.is_none()), ("sha256", key.sha256.is_none())];
+    let missing = missing.into_iter().filter_map(|(name, missing)| missing.then_some(name));
+    format!("lacks {}; make a key with `nexus-gateway keys api`", quoted_list(missing))
+}

@@ -1,0 +1,112 @@
+//! Authentication: who is let in as whom, and what becomes of the credential.
+
+use http::HeaderName;
+use nexus_gateway::admission::authenticate::{ApiKeySettings, NewApiKey};
+use nexus_gateway::admission::authorize::{Callers, Pattern, Rule};
+use nexus_gateway::admission::{AuthenticationSettings, AuthorizationSettings};
+use nexus_gateway::config::Settings;
+
+use crate::harness::*;
+
+/// Settings that know the caller `orders` by this key.
+fn keyed(settings: Settings, header: &'static str, key: &NewApiKey) -> Settings {
+    let api_keys = ApiKeySettings { header: HeaderName::from_static(header), keys: vec![key.key.clone()] };
+    let authentication = AuthenticationSettings { api_keys: Some(api_keys) };
+    Settings { authentication: Some(authentication), authorization: Some(open_to_all()), ..settings }
+}
+
+/// Rules by which everybody may do everything.
+fn open_to_all() -> AuthorizationSettings {
+    let all = ["*", "anonymous"].map(|name| Pattern::new(name).expect("a pattern"));
+    let callers = Callers { names: Some(all.into()), namespaces: None };
+    let rules = vec![Rule { callers: callers.clone(), ..Rule::default() }];
+    AuthorizationSettings { rules, completions: Some(callers), ..AuthorizationSettings::default() }
+}
+
+fn orders() -> NewApiKey {
+    NewApiKey::generate("orders", Some("shop")).expect("a good name")
+}
+
+/// What a caller gets whose credential is wrong. It does not say what is wrong with it.
+fn assert_unauthenticated(answer: &Message) {
+    assert_eq!((answer.status(), answer.header("nexus-gateway-failure")), (401, Some("unauthenticated")));
+    assert_eq!(answer.header("nexus-request-retryable"), Some("false"));
+    assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+    let body: serde_json::Value = serde_json::from_str(&answer.text()).expect("JSON");
+    assert_eq!(body["details"]["type"], "UNAUTHENTICATED");
+    assert_eq!(body["message"], "no valid credential");
+}
+
+#[tokio::test]
+async fn a_wrong_credential_is_refused_and_a_right_one_does_not_reach_the_handler() {
+    let (handler, key) = (Handler::answering(ok()), orders());
+    let gateway = Gateway::start(keyed(leading_to(&handler), "x-api-key", &key)).await;
+    let with = |key: &str| start("pay").header("X-Api-Key", key).header("Authorization", "Bearer for-the-handler");
+    assert_unauthenticated(&gateway.call(&with("wrong")).await);
+    assert_unauthenticated(&gateway.call(&with(&key.text).header("x-api-key", &key.text)).await);
+    assert_eq!(handler.requests().len(), 0, "nothing reached the handler");
+
+    assert_eq!(gateway.call(&with(&key.text)).await.status(), 200);
+    let seen = handler.request();
+    assert_eq!(seen.header("x-api-key"), None);
+    assert_eq!(seen.header("authorization"), Some("Bearer for-the-handler"));
+    assert_eq!(gateway.call(&start("pay")).await.status(), 200, "who shows nothing is anonymous");
+    for (how, result, count) in [("api_key", "wrong", 2.0), ("api_key", "known", 1.0), ("none", "anonymous", 1.0)] {
+        let labels = [("how", how), ("result", result)];
+        gateway.counts("nexus_gateway_authentications_total", &labels, count).await;
+    }
+    gateway.counts("nexus_gateway_failures_total", &[("reason", "unauthenticated")], 2.0).await;
+}
+
+#[tokio::test]
+async fn a_wrong_credential_learns_nothing_of_endpoints() {
+    let (handler, key) = (Handler::answering(ok()), orders());
+    let gateway = Gateway::start(keyed(leading_to(&handler), "authorization", &key)).await;
+    for request in [start("pay"), start("none"), cancel("pay"), to("/elsewhere"), get("/")] {
+        for wrong in ["Bearer wrong", "Basic b3JkZXJzOg==", "", &key.text] {
+            assert_unauthenticated(&gateway.call(&request.clone().header("Authorization", wrong)).await);
+        }
+    }
+    assert_eq!(
+        gateway.call(&start("pay").header("Authorization", &format!("Bearer {}", key.text))).await.status(),
+        200
+    );
+    assert_eq!(handler.request().header("authorization"), None);
+}
+
+#[tokio::test]
+async fn keys_change_without_a_restart() {
+    let (handler, [old, new]) = (Handler::answering(ok()), [orders(), orders()]);
+    let gateway = Gateway::start(keyed(leading_to(&handler), "x-api-key", &old)).await;
+    let mut caller = gateway.connect().await;
+    let with = |key: &NewApiKey| start("pay").header("X-Api-Key", &key.text);
+    assert_eq!(caller.call(&with(&old)).await.status(), 200);
+    assert_unauthenticated(&caller.call(&with(&new)).await);
+    gateway.running.apply(keyed(leading_to(&handler), "x-api-key", &new)).await.expect("it can be applied");
+    assert_unauthenticated(&caller.call(&with(&old)).await);
+    assert_eq!(caller.call(&with(&new)).await.status(), 200);
+    gateway.running.apply(leading_to(&handler)).await.expect("it can be applied");
+    assert_eq!(caller.call(&with(&old)).await.status(), 200, "nobody asks any more");
+    assert_eq!(handler.requests()[2].header("x-api-key"), Some(&*old.text), "and the header is none of the gateway's");
+}
+
+#[tokio::test]
+async fn a_completion_is_not_lost_for_a_header_that_is_meant_for_its_destination() {
+    let (home, key) = (Cluster::serving(Vec::new()), orders());
+    let mut settings = keyed(settings(), "authorization", &key);
+    settings.clusters = vec![undiscovered("home", &[home.url()])];
+    settings.callbacks.home = Some("home".into());
+    let gateway = Gateway::start(settings).await;
+    let completion = |credential: &str| {
+        let request = to("/nexus/callback").header("Nexus-Operation-State", "succeeded");
+        request.header("Authorization", &format!("Bearer {credential}"))
+    };
+    for credential in ["of-home", &key.text] {
+        let answer = gateway.call(&completion(credential)).await;
+        assert_ne!(answer.header("nexus-gateway-failure"), Some("unauthenticated"), "{credential}: {}", answer.text());
+    }
+    for (how, result) in [("api_key", "wrong"), ("api_key", "known")] {
+        let labels = [("how", how), ("result", result)];
+        gateway.counts("nexus_gateway_authentications_total", &labels, 1.0).await;
+    }
+}
