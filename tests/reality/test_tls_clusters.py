@@ -1,20 +1,29 @@
-"""Two real clusters whose only way to each other leads through two gateways and mutual TLS between them:
-caller's cluster → External endpoint → gateway on the same machine → mutual TLS → gateway of the other side → cluster."""
+"""Two real clusters with two gateways and mutual TLS between them: caller's cluster → External endpoint → gateway on the
+same machine → mutual TLS → gateway of the other side → handler's cluster, and completions the same way home."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 from experiments.setting import configuration
-from harness.caller import Plan, call
+from harness.caller import Outcome, Plan, call
 from harness.certificates import Authority, Mounted
 from harness.gateway import Gateway
+from harness.processes import free_port
 from harness.service import Job
 from harness.world import HANDLER_QUEUE, Lane
 
 Gateways = Callable[..., Gateway]
+
+RELOADS = "nexus_gateway_config_reloads_total"
+
+
+def shown(files: Mounted) -> str:
+    """How a gateway with these files meets another one."""
+    return f"{{ ca: {files.path('ca_crt')}, certificate: {files.path('tls_crt')}, key: {files.path('tls_key')} }}"
 
 
 class Between:
@@ -31,37 +40,57 @@ class Between:
 
     async def start(self) -> Between:
         await self.lane.handler.cluster.create_worker_endpoint(self.endpoint, HANDLER_QUEUE)
-        files = self.far_files
-        far = configuration(f"""
+        # Each has a port for its own cluster, and one with TLS for the other gateway.
+        near, near_tls, far, far_tls = (free_port() for _ in range(4))
+        self.far = await self._gateway(
+            self.far_files,
+            far,
+            far_tls,
+            f"""
+clusters:
+  handler: {{ url: "{self.lane.handler.cluster.url}" }}
+callbacks:
+  public_url: http://127.0.0.1:{far}
+  allow:
+    - url: https://localhost:{near_tls}
+      private: true
+      tls: {shown(self.far_files)}
+""",
+        )
+        self.near = await self._gateway(
+            self.near_files,
+            near,
+            near_tls,
+            f"""
+endpoints:
+  {self.endpoint}:
+    external:
+      url: https://localhost:{far_tls}/nexus/endpoints/{self.endpoint}/services
+      tls: {shown(self.near_files)}
+callbacks:
+  public_url: https://localhost:{near_tls}
+  allow: [{{ url: "http://127.0.0.1:{self.lane.caller.cluster.http_port}", private: true }}]
+""",
+        )
+        await self.lane.caller.cluster.create_external_endpoint(self.endpoint, self.near.target_url(self.endpoint))
+        return self
+
+    async def _gateway(self, files: Mounted, port: int, tls_port: int, more: str) -> Gateway:
+        listeners = f"""
 listen:
-  - address: 127.0.0.1:0
+  - address: 127.0.0.1:{port}
+  - address: 127.0.0.1:{tls_port}
     tls:
       certificate: {files.path("tls_crt")}
       key: {files.path("tls_key")}
       clients: {{ ca: {files.path("ca_crt")} }}
-clusters:
-  handler: {{ url: "{self.lane.handler.cluster.url}" }}
-""")
-        self.far = self._gateways(config=far, listen="")
-        await asyncio.to_thread(self.far.start)
-        files = self.near_files
-        url = f"https://localhost:{self.far.address.rpartition(':')[2]}/nexus/endpoints/{self.endpoint}/services"
-        near = configuration(f"""
-endpoints:
-  {self.endpoint}:
-    external:
-      url: {url}
-      tls:
-        ca: {files.path("ca_crt")}
-        certificate: {files.path("tls_crt")}
-        key: {files.path("tls_key")}
-""")
-        self.near = self._gateways(config=near)
-        await asyncio.to_thread(self.near.start)
-        await self.lane.caller.cluster.create_external_endpoint(self.endpoint, self.near.target_url(self.endpoint))
-        return self
+"""
+        gateway = self._gateways(config=configuration(listeners + more), listen="")
+        await asyncio.to_thread(gateway.start)
+        gateway.address = f"127.0.0.1:{port}"
+        return gateway
 
-    async def run(self, operation: str, input: object = None, **plan: object) -> object:
+    async def run(self, operation: str, input: object = None, **plan: Any) -> Outcome:
         return await call(self.lane.caller.client, Plan(self.endpoint, operation, input, **plan))
 
 
@@ -76,20 +105,22 @@ async def test_operations_of_every_kind_cross_two_gateways_and_mutual_tls(newest
     assert (echoed.result, done.result, done.asynchronous) == ("x", "done: x", True)
     assert failed.cause("ApplicationError")["message"] == "ended as failed"
     assert "CancelledError" in canceled.kinds
-    # 4 starts and a cancel went all the way.
+    # 4 starts and a cancel went all the way, and 2 completions came back.
     for gateway in (between.near, between.far):
         metrics = await asyncio.to_thread(gateway.metrics)
-        assert metrics.sum("nexus_gateway_requests_total", endpoint=between.endpoint) == 5, metrics.text
+        for method, count in (("start", 4), ("cancel", 1), ("complete", 2)):
+            found = metrics.sum("nexus_gateway_requests_total", endpoint=between.endpoint, method=method)
+            assert found == count, f"{method}: {metrics.text}"
 
 
 async def test_both_gateways_change_their_certificates_while_operations_cross(newest: Lane, gateways: Gateways) -> None:
     between = await Between(newest, gateways).start()
 
-    async def go_on(outcomes: list[object]) -> None:
+    async def go_on(outcomes: list[Outcome]) -> None:
         while True:
             outcomes.append(await between.run("echo", "x"))
 
-    outcomes: list[object] = []
+    outcomes: list[Outcome] = []
     callers = [asyncio.create_task(go_on(outcomes)) for _ in range(4)]
     try:
         for name, files, gateway in (
@@ -111,6 +142,3 @@ async def test_both_gateways_change_their_certificates_while_operations_cross(ne
     for gateway in (between.near, between.far):
         metrics = await asyncio.to_thread(gateway.metrics)
         assert metrics.sum("nexus_gateway_failures_total") == 0, metrics.text
-
-
-RELOADS = "nexus_gateway_config_reloads_total"
