@@ -179,7 +179,8 @@ impl Gateway {
     {
         let route = completion_route(head.uri.path());
         if let Some(authentication) = self.authentication.load_full() {
-            Box::pin(self.authenticate(&authentication, visit, peer, &mut head, route.is_some())).await?;
+            let known = Box::pin(self.authenticate(&authentication, visit, peer, &mut head, route.is_some())).await;
+            known.inspect_err(|_| describe_refused(visit, &head))?;
         }
         if let Some(route) = route {
             return Box::pin(self.carry_completion(visit, head, body, route)).await;
@@ -374,6 +375,16 @@ fn late(deadline: &Deadline, sent: bool) -> Failure {
         Failure::new(Reason::UpstreamTimeout, format!("the upstream did not answer within {whose}, {total:?}"))
     } else {
         Failure::new(Reason::DeadlineExceeded, format!("{whose}, {total:?}, passed before the request was sent"))
+    }
+}
+
+/// Notes for the logs what was asked for by somebody who was refused before anything was read.
+fn describe_refused(visit: &mut Visit, head: &Parts) {
+    if visit.record.line().is_some()
+        && let Ok(call) = Call::read(head)
+    {
+        visit.record.asked(call.path.method);
+        describe(visit, head, &call);
     }
 }
 

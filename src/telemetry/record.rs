@@ -120,6 +120,9 @@ impl Record {
     /// The gateway answers a failure of its own.
     pub fn failed(&mut self, failure: &Failure) {
         self.end = End::Failed(failure.reason);
+        if failure.reason == Reason::Unauthenticated {
+            self.decided(Decision::Unauthenticated, None);
+        }
         if let Some(rule) = &failure.rule {
             self.telemetry.count_refusal(rule, failure.reason);
         }

@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use nexus_gateway::admission::AuthorizationSettings;
+use http::HeaderName;
+use nexus_gateway::admission::authenticate::{ApiKeySettings, NewApiKey};
 use nexus_gateway::admission::authorize::{Callers, Pattern, Rule};
+use nexus_gateway::admission::{AuthenticationSettings, AuthorizationSettings};
 use nexus_gateway::config::Settings;
 use nexus_gateway::telemetry::{LogSettings, LogTarget};
 use serde_json::{Value, json as value};
@@ -110,4 +112,36 @@ async fn a_log_that_cannot_be_opened_refuses_the_settings() {
     let log = LogSettings { audit_log: nowhere, ..LogSettings::default() };
     let refused = gateway.running.apply(Settings { log, ..settings() }).await.expect_err("it cannot be opened");
     assert!(refused.to_string().starts_with("cannot open the audit log /no/such/folder/audit.log"), "{refused}");
+}
+
+#[tokio::test]
+async fn who_is_known_is_named_and_who_shows_a_wrong_key_is_not() {
+    let handler = Handler::answering(ok());
+    let key = NewApiKey::generate("orders", Some("shop")).expect("a good name");
+    let api_keys = ApiKeySettings { header: HeaderName::from_static("x-api-key"), keys: vec![key.key.clone()] };
+    let pattern = |text: &str| Pattern::new(text).expect("a pattern");
+    let callers = Callers { names: Some(vec![pattern("orders")]), ..Callers::default() };
+    let rules = vec![Rule { callers, ..Rule::default() }];
+    let (gateway, folder) = audited(Settings {
+        authentication: Some(AuthenticationSettings { api_keys: Some(api_keys) }),
+        authorization: Some(AuthorizationSettings { rules, ..AuthorizationSettings::default() }),
+        ..leading_to(&handler)
+    })
+    .await;
+    let with = |key: &str| start("pay").header("X-Api-Key", key);
+    assert_eq!(gateway.call(&with(&key.text)).await.status(), 200);
+    assert_eq!(gateway.call(&with("SECRET")).await.status(), 401);
+    let lines = lines(&folder, 2).await;
+    let known = value!({
+        "caller": "orders", "namespace": "shop", "how": "api_key", "decision": "allowed",
+        "rule": "authorization.rules[0]",
+    });
+    assert_says(&lines[0], &known);
+    let wrong = value!({
+        "caller": "anonymous", "namespace": null, "how": null, "decision": "unauthenticated", "endpoint": "pay",
+        "operation": "op", "method": "start", "status": 401,
+    });
+    assert_says(&lines[1], &wrong);
+    let written = text(&file(&folder));
+    assert!(!written.contains("SECRET") && !written.contains(&key.text), "{written}");
 }

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tempfile::TempDir;
@@ -16,10 +17,11 @@ const REDIS_PASSWORD: &str = "planted-redis-password-0002";
 const POSTGRES_PASSWORD: &str = "planted-postgres-password-0003";
 /// Exactly as long as a key is.
 const SEAL_KEY: &str = "planted-seal-key-000000000000004";
+const API_KEY: &str = "planted-api-key-0007";
 const HEADERS: [(&str, &str); 6] = [
     ("Authorization", "Bearer planted-bearer-0005"),
     ("Cookie", "session=planted-cookie-0006"),
-    ("X-Api-Key", "planted-api-key-0007"),
+    ("X-Api-Key", API_KEY),
     ("Proxy-Authorization", "Basic planted-basic-0008"),
     ("Nexus-Callback-Temporal-Callback-Token", "planted-callback-token-0009"),
     ("Nexus-Callback-Authorization", "Bearer planted-callback-bearer-0010"),
@@ -82,6 +84,8 @@ impl Secrets {
 listen: [{{ address: 127.0.0.1:0 }}, {{ address: 127.0.0.2:0, tls: {{ certificate: {crt}, key: {key} }} }}]
 admin: {{ address: 127.0.0.1:0, token: '${{file:{admin}}}' }}
 server: {{ workers: 1 }}
+authentication: {{ api_keys: {{ keys: [{{ name: orders, sha256: {api_key} }}] }} }}
+authorization: {{ rules: [{{ callers: [orders] }}], completions: {{ callers: [orders] }} }}
 endpoints:
   pay: {{ external: {{ url: '{url}' }} }}
   lost: {{ external: {{ url: 'http://127.0.0.1:1' }} }}
@@ -95,7 +99,11 @@ callbacks:
 park: {{ store: 'postgres://user:{POSTGRES_PASSWORD}@127.0.0.1:1/db' }}
 log: {{ level: trace, access_log: {access}, audit_log: {audit} }}
 ",
-            url = handler.url()
+            url = handler.url(),
+            api_key = digest(&SHA256, API_KEY.as_bytes())
+                .as_ref()
+                .iter()
+                .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}")),
         )
     }
 
@@ -115,6 +123,7 @@ fn refused(good: &str) -> Vec<String> {
         ("secret: '${file:", "secret: 'planted-short', id: '${file:"),
         ("token: '${file:", "tokens: '${file:"),
         ("token: '${file:", "token: 'planted with spaces', tls: '${file:"),
+        ("name: orders, sha256: ", "name: orders, sha256: planted-as-it-is, more: "),
         ("redis: {", "redis: { password: planted-unknown-key, "),
         ("key: ", "key: planted-no-file, more: "),
         ("level: trace", "level: planted-level@"),
@@ -199,6 +208,15 @@ async fn use_it(secrets: &Secrets, data: std::net::SocketAddr, tls: std::net::So
             secrets.assert_none_in(&shown, "an answer of the gateway");
         }
     }
+    // A key that is not among those that are known, one that is not text, and none.
+    for request in
+        [start("pay").header("X-Api-Key", "planted-wrong-key-0023"), start("pay").header("X-Api-Key", "\u{ff}planted")]
+    {
+        let refused = ask(data, &request.header("Cookie", "planted-cookie-0024").body(PAYLOAD)).await;
+        assert_eq!(refused.status(), 401);
+        secrets.assert_none_in(&format!("{refused:?} {}", refused.text()), "a refusal");
+    }
+    assert_eq!(ask(data, &start("pay").body(PAYLOAD)).await.status(), 401);
     // What is not even HTTP, and what is not TLS.
     for address in [data, tls] {
         let mut caller = Caller::connect(address).await;
