@@ -25,13 +25,17 @@ fn of_admin(settings: &Settings) -> Option<String> {
 
 /// Rules that let nobody in, though they are right.
 fn of_authorization(settings: &Settings) -> Vec<String> {
-    let Some(authorization) = &settings.authorization else { return Vec::new() };
+    let authenticated = settings.authentication.is_some();
+    let Some(authorization) = &settings.authorization else {
+        let note = "nobody may call anything: callers are authenticated, and there are no `authorization.rules`";
+        return authenticated.then(|| note.into()).into_iter().collect();
+    };
     if authorization.rules.is_empty() {
         return vec!["nobody may call anything: `authorization` has no `rules`".into()];
     }
     let mut notes = Vec::new();
     let is_anonymous = |names: &Vec<Pattern>| names.iter().any(|name| name.exact() == Some(ANONYMOUS));
-    if authorization.rules.iter().any(|rule| !rule.callers.names.as_ref().is_some_and(is_anonymous)) {
+    if !authenticated && authorization.rules.iter().any(|rule| !rule.callers.names.as_ref().is_some_and(is_anonymous)) {
         notes.push("callers are not authenticated, so all are `anonymous`: only rules that list that can fit".into());
     }
     // What a cluster's registry has is not known here.

@@ -387,7 +387,10 @@ impl Relaying<'_> {
     }
 
     fn visit(&self, caller: Caller, head: &HeaderMap) -> Visit {
-        let record = Record::begin(&self.gateway.telemetry, Instant::now(), caller.peer(), head);
+        let mut record = Record::begin(&self.gateway.telemetry, Instant::now(), caller.peer(), head);
+        if let Some(identity) = caller.identity() {
+            record.known_as(&identity.name, identity.namespace.as_ref(), identity.how.name());
+        }
         let (worker, place, permit, left) = (self.worker, None, None, None);
         Visit { worker, caller, record, by_name: false, redact: false, place, permit, left }
     }

@@ -18,7 +18,11 @@ pub(super) fn explain(text: &mut String, settings: &Settings, endpoint: &str, qu
     let rules = settings.authorization.as_ref();
     let authorization = authorization(settings);
     if !authorization.decides() {
-        line(text, "authorization", "everybody may call everything (there is no authorization)");
+        line(
+            text,
+            "authorization",
+            "everybody may call everything (there is neither authentication nor authorization)",
+        );
         return;
     }
     let Some(who) = question.who else {
@@ -36,7 +40,7 @@ pub(super) fn explain(text: &mut String, settings: &Settings, endpoint: &str, qu
 
 /// As the gateway makes it.
 fn authorization(settings: &Settings) -> Authorization {
-    Authorization::new(settings.authorization.as_ref(), false)
+    Authorization::new(settings.authorization.as_ref(), settings.authentication.is_some())
 }
 
 fn described(who: Who<'_>) -> String {

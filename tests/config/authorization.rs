@@ -58,14 +58,19 @@ async fn each_rule_is_told_with_the_reason_why_it_fits_or_not() {
 async fn what_would_be_answered_is_told() {
     let pay = "endpoints: { pay: { external: { url: 'http://127.0.0.1:1' } } }\n";
     for (authorization, expected) in [
-        ("", "everybody may call everything (there is no authorization)"),
+        ("", "everybody may call everything (there is neither authentication nor authorization)"),
         ("authorization: { rules: [{ callers: ['*'] }] }", "401 unauthenticated: no rule is for anonymous callers"),
+        (
+            "authentication: { api_keys: { keys: [{ name: orders, sha256: 'SHA' }] } }",
+            "401 unauthenticated: no rule is for anonymous callers",
+        ),
         (
             "authorization: { tell_forbidden: true, rules: [{ callers: [anonymous], endpoints: [ship] }] }",
             "403 forbidden: no rule shows the endpoint to this caller (authorization.tell_forbidden)",
         ),
     ] {
-        let text = said(&format!("{pay}{authorization}"), Some(("anonymous", None)), "S", "o").await;
+        let text = format!("{pay}{authorization}").replace("SHA", &"ab".repeat(32));
+        let text = said(&text, Some(("anonymous", None)), "S", "o").await;
         assert!(text.contains(&format!("authorization      {expected}\n")), "{expected} in {text}");
     }
 }
@@ -78,6 +83,11 @@ fn rules_that_let_nobody_in_are_noted() {
     let unknown = "callers are not authenticated, so all are `anonymous`: only rules that list that can fit";
     assert_eq!(of("authorization: { rules: [{ callers: [orders] }] }"), [unknown]);
     assert!(of("authorization: { rules: [{ callers: [anonymous] }] }").is_empty());
+    let keys =
+        format!("authentication: {{ api_keys: {{ keys: [{{ name: orders, sha256: '{}' }}] }} }}", "ab".repeat(32));
+    let nobody = "nobody may call anything: callers are authenticated, and there are no `authorization.rules`";
+    assert_eq!(of(&keys), [nobody]);
+    assert!(of(&format!("{keys}\nauthorization: {{ rules: [{{ callers: [orders] }}] }}")).is_empty());
     let rules = "authorization: { rules: [{ callers: [anonymous], endpoints: [pay, gone, 'g*', lost] }] }\n";
     let pay = "endpoints: { pay: { external: { url: 'http://127.0.0.1:1' } } }\n";
     assert_eq!(

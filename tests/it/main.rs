@@ -10,6 +10,7 @@ mod authentication;
 mod authorization;
 mod breakers;
 mod callbacks;
+mod callers;
 #[path = "../support/certificates.rs"]
 mod certificates;
 mod command_line;

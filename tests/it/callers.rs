@@ -1,0 +1,276 @@
+//! Callers with names: what their rules allow, what is theirs alone, and what is counted for each of them.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+use nexus_gateway::admission::authenticate::{ApiKeySettings, NewApiKey};
+use nexus_gateway::admission::authorize::{Callers, Pattern, Rule};
+use nexus_gateway::admission::{AuthenticationSettings, AuthorizationSettings};
+use nexus_gateway::callback::CallbackSettings;
+use nexus_gateway::callback::destination::Allowed;
+use nexus_gateway::callback::seal::Key;
+use nexus_gateway::config::Settings;
+use nexus_gateway::gates::CallerKey;
+use nexus_gateway::nexus::{BaseUrl, ErrorType};
+use nexus_gateway::resilience::Per;
+use nexus_gateway::resilience::park::ParkSettings;
+use nexus_gateway::resilience::rate_limit::{OnFailure, Rate, RateLimitSettings, Scope};
+use nexus_gateway::route::{PolicyRule, Selector, Toggle};
+use nexus_gateway::telemetry::{LogSettings, LogTarget};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::harness::handler::Seen;
+use crate::harness::*;
+
+const UNKNOWN_TOKEN: Expected = failure("unknown_token", ErrorType::NotFound, false);
+const NO_COMPLETIONS: Expected = failure("completion_forbidden", ErrorType::Unavailable, true);
+
+/// Callers with a key each.
+struct Known(Vec<(&'static str, NewApiKey)>);
+
+impl Known {
+    /// By name and namespace.
+    fn new(callers: &[(&'static str, Option<&str>)]) -> Self {
+        let key = |(name, namespace): &(&'static str, Option<&str>)| {
+            (*name, NewApiKey::generate(name, *namespace).expect("a name"))
+        };
+        Self(callers.iter().map(key).collect())
+    }
+
+    /// The same settings with these callers and rules.
+    fn under(&self, settings: Settings, rules: Vec<Rule>) -> Settings {
+        let keys = self.0.iter().map(|(_, key)| key.key.clone()).collect();
+        let header = HeaderName::from_static("x-api-key");
+        let authentication = AuthenticationSettings { api_keys: Some(ApiKeySettings { header, keys }) };
+        let authorization = AuthorizationSettings { rules, ..AuthorizationSettings::default() };
+        Settings { authentication: Some(authentication), authorization: Some(authorization), ..settings }
+    }
+
+    /// The request as this caller sends it.
+    fn by(&self, name: &str, request: Request) -> Request {
+        match self.0.iter().find(|(of, _)| *of == name) {
+            Some((_, key)) => request.header("X-Api-Key", &key.text),
+            None => request,
+        }
+    }
+}
+
+fn names(texts: &[&str]) -> Option<Vec<Pattern>> {
+    (!texts.is_empty()).then(|| texts.iter().map(|text| Pattern::new(text).expect("a pattern")).collect())
+}
+
+fn rule(callers: &[&str], namespaces: &[&str], endpoints: &[&str], operations: &[&str]) -> Rule {
+    let callers = Callers { names: names(callers), namespaces: names(namespaces) };
+    Rule { callers, endpoints: names(endpoints), operations: names(operations), ..Rule::default() }
+}
+
+fn everybody() -> Rule {
+    rule(&["*"], &[], &[], &[])
+}
+
+fn operation(endpoint: &str, operation: &str) -> Request {
+    to(format!("/nexus/endpoints/{endpoint}/services/Svc/{operation}")).body("{}")
+}
+
+#[tokio::test]
+async fn each_caller_may_do_what_its_rules_say() {
+    let handler = Handler::answering(ok());
+    let known = Known::new(&[("orders", Some("shop")), ("orders-test", Some("test")), ("team-a", None)]);
+    let endpoints = ["pay", "ship", "public"].map(|name| external(name, &handler.url()));
+    let settings = Settings { endpoints: endpoints.into(), ..settings() };
+    let rules = vec![
+        rule(&["orders*"], &["shop"], &["pay"], &["quote", "get-*"]),
+        rule(&["team-?"], &[], &["pay", "s*"], &[]),
+        rule(&["anonymous"], &[], &["public"], &["read"]),
+    ];
+    let gateway = Gateway::start(known.under(settings, rules)).await;
+    for (caller, endpoint, asked, expected) in [
+        ("orders", "pay", "quote", "200"),
+        ("orders", "pay", "get-all", "200"),
+        ("orders", "pay", "refund", "403 forbidden"),
+        ("orders", "ship", "quote", "404 unknown_endpoint"),
+        ("orders", "public", "read", "404 unknown_endpoint"),
+        ("orders-test", "pay", "quote", "404 unknown_endpoint"),
+        ("team-a", "pay", "refund", "200"),
+        ("team-a", "ship", "anything", "200"),
+        ("team-a", "none", "anything", "404 unknown_endpoint"),
+        ("nobody", "public", "read", "200"),
+        ("nobody", "public", "write", "403 forbidden"),
+        ("nobody", "pay", "quote", "404 unknown_endpoint"),
+    ] {
+        let answer = gateway.call(&known.by(caller, operation(endpoint, asked))).await;
+        let reason = answer.header("nexus-gateway-failure").unwrap_or_default();
+        assert_eq!(format!("{} {reason}", answer.status()).trim(), expected, "{caller} {endpoint} {asked}");
+    }
+    assert_eq!(handler.requests().len(), 5);
+}
+
+#[tokio::test]
+async fn known_callers_may_do_nothing_before_there_are_rules() {
+    let (handler, known) = (Handler::answering(ok()), Known::new(&[("orders", None)]));
+    let settings = Settings { authorization: None, ..known.under(leading_to(&handler), Vec::new()) };
+    let gateway = Gateway::start(settings).await;
+    assert_eq!(gateway.call(&known.by("orders", start("pay"))).await.status(), 404);
+    assert_eq!(gateway.call(&start("pay")).await.status(), 401);
+    assert!(handler.requests().is_empty());
+}
+
+/// A policy for some callers.
+fn policy(caller: Option<&str>, rule: PolicyRule) -> PolicyRule {
+    let caller = caller.map(|name| CallerKey::from(Arc::<str>::from(name)));
+    PolicyRule { selector: Selector { caller, ..Selector::default() }, ..rule }
+}
+
+/// One request an hour for each caller.
+fn one_each() -> PolicyRule {
+    let limit = RateLimitSettings {
+        per: Per { caller: true, ..Per::default() },
+        rate: Rate { requests: NonZeroU32::MIN, every: Duration::from_secs(3600) },
+        burst: NonZeroU32::MIN,
+        max_wait: Duration::ZERO,
+        max_queue: 0,
+        headers: false,
+        scope: Scope::Local,
+        on_failure: OnFailure::default(),
+    };
+    PolicyRule { rate_limit: Some(Toggle::On(limit)), ..PolicyRule::default() }
+}
+
+#[tokio::test]
+async fn limits_count_callers_by_their_names() {
+    let handler = Handler::answering(ok());
+    let known = Known::new(&[("orders", None), ("team-a", None), ("orders", Some("another key of the same caller"))]);
+    let rules = vec![everybody(), rule(&["anonymous"], &[], &[], &[])];
+    let settings = known.under(leading_to(&handler), rules);
+    let gateway = Gateway::start(Settings { policies: vec![one_each()], ..settings }).await;
+    for caller in ["orders", "team-a", "nobody"] {
+        assert_eq!(gateway.call(&known.by(caller, start("pay"))).await.status(), 200, "{caller}");
+        assert_eq!(gateway.call(&known.by(caller, start("pay"))).await.status(), 429, "{caller} again");
+    }
+    let other_key = start("pay").header("X-Api-Key", &known.0[2].1.text);
+    assert_eq!(gateway.call(&other_key).await.status(), 429, "a second key is no second share");
+}
+
+#[tokio::test]
+async fn policies_are_for_callers_by_their_names() {
+    let (handler, known) = (Handler::answering(ok()), Known::new(&[("orders", None), ("team-a", None)]));
+    let small = PolicyRule { max_request_body: Some(1), ..PolicyRule::default() };
+    let settings = known.under(leading_to(&handler), vec![everybody()]);
+    let gateway = Gateway::start(Settings { policies: vec![policy(Some("orders"), small)], ..settings }).await;
+    assert_eq!(gateway.call(&known.by("orders", start("pay"))).await.status(), 400);
+    assert_eq!(gateway.call(&known.by("team-a", start("pay"))).await.status(), 200);
+}
+
+/// An endpoint `pay` whose completions come back through the gateway.
+fn relaying(endpoint: &str) -> Settings {
+    let public_url = Some(BaseUrl::parse("http://gateway.test:7280").expect("a URL"));
+    let allow = vec![Allowed::new("http://127.0.0.1:*", true).expect("an entry")];
+    let callbacks =
+        CallbackSettings { public_url, keys: vec![Key::new("one", [7; 32])], allow, ..CallbackSettings::default() };
+    Settings { callbacks, endpoints: vec![external("pay", endpoint)], ..settings() }
+}
+
+/// A handler that starts operations and takes cancels.
+fn starting() -> Handler {
+    Handler::scripted(|seen: &Seen| {
+        let started = json("201 Created", "{\"token\":\"handlers-own\",\"state\":\"running\"}");
+        let canceled = seen.message.target().contains("/cancel");
+        vec![if canceled { answer("202 Accepted", &[], "") } else { started }.into()]
+    })
+}
+
+fn start_of(home: &Handler, id: &str) -> Request {
+    let callback = utf8_percent_encode(&format!("{}/callback", home.url()), NON_ALPHANUMERIC).to_string();
+    to(format!("/nexus/endpoints/pay/services/Svc/op?callback={callback}")).header("Nexus-Request-Id", id).body("{}")
+}
+
+fn token_of(answer: &Message) -> String {
+    assert_eq!(answer.status(), 201, "{answer:?} {}", answer.text());
+    let told: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
+    told["token"].as_str().expect("a token").to_owned()
+}
+
+fn cancel_of(token: &str) -> Request {
+    to("/nexus/endpoints/pay/services/Svc/op/cancel").header("Nexus-Operation-Token", token)
+}
+
+#[tokio::test]
+async fn an_operation_is_canceled_by_nobody_but_who_started_it() {
+    let (handler, home) = (starting(), Handler::answering(answer("200 OK", &[], "")));
+    let known = Known::new(&[("orders", None), ("team-a", None)]);
+    let gateway = Gateway::start(relaying(&handler.url())).await;
+    let anybodys = token_of(&gateway.call(&start_of(&home, "zero")).await);
+
+    let settings = known.under(relaying(&handler.url()), vec![everybody()]);
+    gateway.running.apply(settings).await.expect("it can be applied");
+    let token = token_of(&gateway.call(&known.by("orders", start_of(&home, "one"))).await);
+    UNKNOWN_TOKEN.assert_is(&gateway.call(&known.by("team-a", cancel_of(&token))).await, "of another caller");
+    assert_eq!(gateway.call(&known.by("orders", cancel_of(&token))).await.status(), 202);
+    let canceled = gateway.call(&known.by("team-a", cancel_of(&anybodys))).await;
+    assert_eq!(canceled.status(), 202, "what was started before callers had names is not lost");
+}
+
+#[tokio::test]
+async fn completions_come_from_whoever_has_the_seal_unless_the_rules_name_somebody() {
+    let (handler, home) = (starting(), Handler::answering(answer("200 OK", &[], "")));
+    let known = Known::new(&[("orders", None), ("handlers", None)]);
+    let settings = known.under(relaying(&handler.url()), vec![everybody()]);
+    let gateway = Gateway::start(settings.clone()).await;
+    token_of(&gateway.call(&known.by("orders", start_of(&home, "one"))).await);
+    let target = handler.requests()[0].target().to_owned();
+    let callback = target.split_once("callback=").expect("a callback").1;
+    let callback = percent_encoding::percent_decode_str(callback).decode_utf8().expect("text").into_owned();
+    let path = callback.strip_prefix("http://gateway.test:7280").expect("the gateway's own").to_owned();
+    let completion = || to(path.clone()).header("Nexus-Operation-State", "succeeded").body("{}");
+    assert_eq!(gateway.call(&completion()).await.status(), 200);
+
+    let mut named = settings;
+    let completions = Callers { names: names(&["handlers"]), namespaces: None };
+    named.authorization.as_mut().expect("there are rules").completions = Some(completions);
+    gateway.running.apply(named).await.expect("it can be applied");
+    NO_COMPLETIONS.assert_is(&gateway.call(&completion()).await, "from nobody in particular");
+    NO_COMPLETIONS.assert_is(&gateway.call(&known.by("orders", completion())).await, "from another caller");
+    assert_eq!(gateway.call(&known.by("handlers", completion())).await.status(), 200);
+    assert_eq!(home.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn what_is_parked_is_sent_as_its_callers() {
+    let (reserved, home) = (Reserved::new(), Handler::answering(answer("200 OK", &[], "")));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("access.log");
+    let known = Known::new(&[("the orders", Some("shop")), ("team-a", None)]);
+    let park = PolicyRule { park: Some(Toggle::On(ParkSettings::default())), ..PolicyRule::default() };
+    let log = LogSettings { access_log: Some(LogTarget::File(file.clone())), ..LogSettings::default() };
+    let settings = known.under(relaying(&format!("http://{}", reserved.address)), vec![everybody()]);
+    let settings = Settings { policies: vec![policy(Some("the orders"), park)], log, ..settings };
+    let gateway = Gateway::start(unheld_beside(settings)).await;
+    let token = token_of(&gateway.call(&known.by("the orders", start_of(&home, "one"))).await);
+    assert_eq!(
+        gateway.call(&known.by("team-a", start_of(&home, "two"))).await.status(),
+        503,
+        "its starts are not parked"
+    );
+    UNKNOWN_TOKEN.assert_is(&gateway.call(&known.by("team-a", cancel_of(&token))).await, "of another caller");
+
+    // That rules have changed is no reason to break a promise.
+    let _handler = Handler::on(reserved, |_| vec![json("200 OK", "\"result\"").into()]);
+    home.wait_for(1).await;
+    let lines = || std::fs::read_to_string(&file).unwrap_or_default();
+    eventually(|| lines().contains("\"deliver\"")).await;
+    for method in ["resend", "deliver"] {
+        let text = lines();
+        let line = text.lines().find(|line| line.contains(&format!("\"{method}\""))).expect("a line");
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!((&line["caller"], &line["namespace"]), (&"the orders".into(), &"shop".into()), "{line}");
+    }
+}
+
+/// Starts do not wait for their target.
+fn unheld_beside(settings: Settings) -> Settings {
+    let mut policies = settings.policies.clone();
+    policies.push(PolicyRule { hold: Some(false), ..PolicyRule::default() });
+    Settings { policies, ..settings }
+}
