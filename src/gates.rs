@@ -6,6 +6,7 @@
 //! Knows settings and keys. Must not know requests, answers or the configuration file.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -54,11 +55,18 @@ pub struct ProcessSettings {
     pub max_queued_bytes: usize,
     /// Longest time that a request waits for its place in flight.
     pub max_wait: Duration,
+    /// Longest time for a request's body to arrive, once it is wanted.
+    pub body_timeout: Duration,
 }
 
 impl Default for ProcessSettings {
     fn default() -> Self {
-        Self { max_in_flight: 10_000, max_queued_bytes: 256 << 20, max_wait: Duration::from_secs(1) }
+        Self {
+            max_in_flight: 10_000,
+            max_queued_bytes: 256 << 20,
+            max_wait: Duration::from_secs(1),
+            body_timeout: Duration::from_secs(30),
+        }
     }
 }
 
@@ -71,6 +79,8 @@ pub struct Gates {
     pub held: Arc<Concurrency>,
     /// Bytes of bodies.
     pub bytes: Arc<Held>,
+    /// Longest time for a body to arrive, in milliseconds.
+    body_millis: AtomicU64,
     /// Rate limits.
     pub rate_limits: Keyed<RateLimitSettings, RateLimit>,
     /// Concurrency limits.
@@ -100,6 +110,7 @@ impl Gates {
             in_flight: Arc::new(Concurrency::process(process.max_in_flight, MAX_WAITING, process.max_wait)),
             held: Arc::new(Concurrency::process(held(process), 0, Duration::ZERO)),
             bytes: Arc::new(Held::new(process.max_queued_bytes)),
+            body_millis: AtomicU64::new(millis(process.body_timeout)),
             rate_limits: Keyed::new(move |key, caller| rate_limit(&stored, key, caller)),
             concurrency: Keyed::new(|key: &Key<ConcurrencySettings>, _| Concurrency::new(&key.settings)),
             breakers: Keyed::new(move |key: &Key<BreakerSettings>, _| steered.breaker(key)),
@@ -110,11 +121,17 @@ impl Gates {
         })
     }
 
+    /// Longest time for a request's body to arrive, once it is wanted.
+    pub fn body_timeout(&self) -> Duration {
+        Duration::from_millis(self.body_millis.load(Ordering::Relaxed))
+    }
+
     /// Puts new bounds and another store in force.
     pub fn configure(&self, process: &ProcessSettings, store: Option<&StoreSettings>) {
         self.in_flight.set_max(process.max_in_flight, MAX_WAITING, process.max_wait);
         self.held.set_max(held(process), 0, Duration::ZERO);
         self.bytes.set_max(process.max_queued_bytes);
+        self.body_millis.store(millis(process.body_timeout), Ordering::Relaxed);
         let before = self.store.load();
         if before.as_ref().map(|store| &store.settings) != store {
             self.store.store(store.and_then(|settings| self.open_store(settings)));
@@ -145,6 +162,10 @@ fn bucket_name(key: &Key<RateLimitSettings>, caller: Option<&CallerKey>) -> Stri
     let Key { settings, selector, endpoint, service, operation } = key;
     let (requests, every, burst) = (settings.rate.requests, settings.rate.every.as_secs(), settings.burst);
     format!("{requests}/{every}s+{burst} {selector} {endpoint:?} {service:?} {operation:?} {caller:?}")
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn held(process: &ProcessSettings) -> usize {

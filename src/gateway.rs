@@ -206,7 +206,7 @@ impl Gateway {
         let deadline = Deadline::new(visit.record.started(), call.timeout, governed.policy.timeout);
 
         self.enter(visit, call.path.method, &deadline).await?;
-        let reading = read_request(&head.headers, body, governed.policy.max_request_body, &self.gates.bytes);
+        let reading = read_request(&head.headers, body, governed.policy.max_request_body, &self.gates);
         let in_time = timeout_at(deadline.at(), pin!(reading)).await;
         let (body, _held) = in_time.unwrap_or_else(|_| Err(late(&deadline, false)))?;
         let completions = if governed.policy.relay { self.completions.load_full() } else { None };

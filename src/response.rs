@@ -54,6 +54,8 @@ pub enum Reason {
     BadHead,
     /// The request's head is larger than the server allows.
     HeadTooLarge,
+    /// The request's body took too long.
+    SlowBody,
     /// The request's body broke off or is not well-formed.
     BadBody,
     /// The request is larger than the policy allows.
@@ -108,7 +110,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::Unauthenticated,
         Self::Forbidden,
         Self::CompletionForbidden,
@@ -123,6 +125,7 @@ impl Reason {
         Self::MissingToken,
         Self::BadHead,
         Self::HeadTooLarge,
+        Self::SlowBody,
         Self::BadBody,
         Self::RequestTooLarge,
         Self::DeadlineExceeded,
@@ -181,6 +184,7 @@ impl Reason {
             Self::MissingToken => ("missing_token", ErrorType::BadRequest, false),
             Self::BadHead => ("bad_head", ErrorType::BadRequest, false),
             Self::HeadTooLarge => ("head_too_large", ErrorType::BadRequest, false),
+            Self::SlowBody => ("slow_body", ErrorType::RequestTimeout, true),
             Self::BadBody => ("bad_body", ErrorType::BadRequest, false),
             Self::RequestTooLarge => ("request_too_large", ErrorType::BadRequest, false),
             Self::DeadlineExceeded => ("deadline_exceeded", ErrorType::RequestTimeout, true),

@@ -24,9 +24,11 @@ use crate::tls::{ClientAuth, Protocol, ServerTls, ServerTlsSettings};
 
 mod connection;
 mod drain;
+mod frames;
 mod handshake;
 mod http2;
 mod message;
+mod places;
 mod preface;
 mod pulse;
 pub mod strict;
@@ -35,6 +37,7 @@ mod worker;
 use connection::Speaks;
 use handshake::Handshakes;
 pub use http2::Http2Settings;
+use places::{Place, Places};
 use worker::{Accepted, Security};
 
 /// Pause after an accept that failed: out of file descriptors, most of the time.
@@ -67,6 +70,8 @@ impl ListenerSettings {
 pub struct ServerSettings {
     /// Connections at a time over all listeners.
     pub max_connections: usize,
+    /// Connections at a time of one IP address, or of one IPv6 network of 64 bits.
+    pub max_connections_per_peer: usize,
     /// Largest request head in bytes (request line and headers).
     pub max_head: usize,
     /// Most headers of a request.
@@ -99,6 +104,7 @@ impl Default for ServerSettings {
     fn default() -> Self {
         Self {
             max_connections: 10_000,
+            max_connections_per_peer: 1000,
             max_head: 64 << 10,
             max_headers: 100,
             max_uri: 32 << 10,
@@ -141,6 +147,7 @@ struct Shared {
     inboxes: Vec<mpsc::UnboundedSender<Accepted>>,
     turn: AtomicUsize,
     open: Arc<AtomicUsize>,
+    places: Arc<Places>,
 }
 
 struct Listener {
@@ -193,7 +200,8 @@ impl Server {
         let handshakes = ArcSwap::from_pointee(Handshakes::new(settings.max_handshakes));
         let settings = ArcSwap::from_pointee(settings);
         let (turn, open) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
-        let shared = Shared { settings, handshakes, telemetry, inboxes, turn, open };
+        let places = Arc::default();
+        let shared = Shared { settings, handshakes, telemetry, inboxes, turn, open, places };
         Ok(Self { shared: Arc::new(shared), listeners: Mutex::default(), threads })
     }
 
@@ -347,7 +355,10 @@ impl Shared {
     /// Hands a connection to the worker whose turn it is, or closes it where there are too many.
     fn deal(&self, stream: TcpStream, peer: Peer, terms: &Terms) {
         let settings = self.settings.load();
-        let open = OpenConnection::count(&self.open, &self.telemetry);
+        let Some(place) = self.places.take(peer.address.ip(), settings.max_connections_per_peer) else {
+            return self.telemetry.cut("peer");
+        };
+        let open = OpenConnection::count(&self.open, &self.telemetry, place);
         if self.open.load(Ordering::Relaxed) > settings.max_connections {
             let refused = &self.telemetry.connections_refused;
             refused.inc();
@@ -389,13 +400,14 @@ impl OpenConnections {
 struct OpenConnection {
     open: Arc<AtomicUsize>,
     telemetry: Arc<Telemetry>,
+    _place: Place,
 }
 
 impl OpenConnection {
-    fn count(open: &Arc<AtomicUsize>, telemetry: &Arc<Telemetry>) -> Self {
+    fn count(open: &Arc<AtomicUsize>, telemetry: &Arc<Telemetry>, place: Place) -> Self {
         open.fetch_add(1, Ordering::Relaxed);
         telemetry.connections.inc();
-        Self { open: Arc::clone(open), telemetry: Arc::clone(telemetry) }
+        Self { open: Arc::clone(open), telemetry: Arc::clone(telemetry), _place: place }
     }
 }
 

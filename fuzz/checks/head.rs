@@ -71,9 +71,15 @@ fn after_chunks(mut rest: &[u8]) -> Option<&[u8]> {
         let size = u64::from_str_radix(digits, 16).expect("a size is digits");
         let size = usize::try_from(size).ok()?;
         rest = &rest[end + 2..];
-        rest = rest.get(size..)?.strip_prefix(b"\r\n")?;
         if size == 0 {
-            return Some(rest);
+            // Trailers, if any, and an empty line.
+            while !rest.starts_with(b"\r\n") {
+                let end = rest.windows(2).position(|two| two == b"\r\n").expect("trailers pass as a whole");
+                assert!(rest[..end].contains(&b':') && !rest[..end].contains(&b'\n'), "a trailer is a header");
+                rest = &rest[end + 2..];
+            }
+            return Some(&rest[2..]);
         }
+        rest = rest.get(size..)?.strip_prefix(b"\r\n")?;
     }
 }

@@ -103,6 +103,8 @@ pub(super) struct Admin {
 pub(super) struct Server {
     /// Connections at a time over all listeners, 1 to 1000000. Default: 10000.
     pub(super) max_connections: Option<Checked<Count<1, 1_000_000>>>,
+    /// Connections at a time of one IP address, or of one IPv6 network of 64 bits, 1 to 1000000. Default: 1000.
+    pub(super) max_connections_per_peer: Option<Checked<Count<1, 1_000_000>>>,
     /// Largest request head, 4KiB to 1MiB. Default: 64KiB.
     pub(super) max_head: Option<Checked<Size<{ 4 * KIB }, MIB>>>,
     /// Most headers of a request, 16 to 1000. Default: 100.
@@ -115,6 +117,8 @@ pub(super) struct Server {
     pub(super) handshake_timeout: Option<Checked<Time<100, MINUTE>>>,
     /// TLS handshakes at a time, 1 to 100000; one peer has a quarter of them. Further ones wait. Default: 256.
     pub(super) max_handshakes: Option<Checked<Count<1, 100_000>>>,
+    /// Longest time for a request body to arrive, 100ms to 1h; the request's own time may end before. Default: 30s.
+    pub(super) body_timeout: Option<Checked<Time<100, HOUR>>>,
     /// Longest time that a connection stays open without a request, 1s to 24h. Default: 3m.
     pub(super) idle_timeout: Option<Checked<Time<1000, { 24 * HOUR }>>>,
     /// Requests that a connection serves before its caller is told to open another one, 1 to 1000000000.

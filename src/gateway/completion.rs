@@ -151,7 +151,7 @@ impl Gateway {
         B: HttpBody<Data = Bytes> + Unpin,
     {
         self.enter(visit, Method::Complete, deadline).await?;
-        let reading = read_request(&head.headers, body, policy.max_request_body, &self.gates.bytes);
+        let reading = read_request(&head.headers, body, policy.max_request_body, &self.gates);
         let in_time = timeout_at(deadline.at(), pin!(reading)).await;
         in_time.unwrap_or_else(|_| Err(late(deadline, false)))
     }

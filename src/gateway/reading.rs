@@ -2,29 +2,29 @@
 //! request, and the process's for all that it holds.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::timeout;
 
 use crate::body::{Collected, collect};
-use crate::gates::QUEUED_BYTES;
-use crate::gates::bytes::{Held, Reservation};
+use crate::gates::bytes::Reservation;
+use crate::gates::{Gates, QUEUED_BYTES};
 use crate::response::{Failure, Reason};
 
 /// When a process that holds too many bytes is worth asking again: bodies are held for as long as requests take.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Reads `body`, of at most `limit` bytes. As long as the second part of the answer lives, the bytes count among those
+/// Reads `body`, of at most `limit` bytes, within the time that any body has. As long as the second part of the answer lives, the bytes count among those
 /// that the process holds.
 pub(super) async fn read_request<B>(
     headers: &HeaderMap,
     body: B,
     limit: usize,
-    held: &Arc<Held>,
+    gates: &Gates,
 ) -> Result<(Bytes, Reservation), Failure>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -36,12 +36,18 @@ where
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
     }
+    let held = &gates.bytes;
     let full = || {
         Failure::refused(Reason::Overloaded, QUEUED_BYTES, AGAIN, format!("{} bytes of requests are held", held.held()))
     };
     let reserved = held.reserve(0).ok_or_else(full)?;
     let mut body = Counted { body, reserved };
-    match collect(&mut body, limit).await {
+    let longest = gates.body_timeout();
+    let Ok(collected) = timeout(longest, collect(&mut body, limit)).await else {
+        let message = format!("the request's body did not arrive within body_timeout, {longest:?}");
+        return Err(Failure::new(Reason::SlowBody, message));
+    };
+    match collected {
         Ok(Collected::All(bytes)) => Ok((bytes, body.reserved)),
         Ok(Collected::More(_)) => Err(too_large()),
         Err(Ended::Full) => Err(full()),

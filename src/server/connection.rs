@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
 use super::drain::Watcher;
+use super::frames::Counted;
 use super::http2::{self, PIECE, Progress};
 use super::pulse::{Beat, Pulse, Watched};
 use super::strict::{Guard, Limits};
@@ -125,6 +126,7 @@ impl Connection {
     {
         let Self { worker, gateway, telemetry, peer, settings, pulse } = self;
         pulse.framed();
+        let stream = Counted::new(stream, http2::frame_limits(&settings), Arc::clone(&telemetry));
         let builder = http2::builder(&settings, &telemetry);
         let peer = Arc::new(peer);
         let (served, spent) = (AtomicUsize::new(0), Arc::new(Notify::new()));

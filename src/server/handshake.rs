@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
+use super::places::network;
 use crate::telemetry::Handshake;
 use crate::telemetry::Telemetry;
 use crate::tls::{Accepted, ServerTls};
@@ -88,14 +89,6 @@ impl Drop for User {
                 peers.remove(&self.peer);
             }
         }
-    }
-}
-
-/// Who shares turns: an address; of IPv6 the network of 64 bits, all of which one host may use.
-fn network(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        address @ IpAddr::V4(_) => address,
     }
 }
 

@@ -14,6 +14,7 @@ use hyper_util::rt::TokioTimer;
 use tokio::sync::Notify;
 
 use super::ServerSettings;
+use super::frames::FrameLimits;
 use crate::telemetry::Telemetry;
 
 /// Pieces in which answers are handed to a stream: so much is buffered for a caller that does not read.
@@ -66,6 +67,17 @@ pub(super) fn builder(settings: &ServerSettings, telemetry: &Arc<Telemetry>) -> 
         .keep_alive_interval(ping_every)
         .keep_alive_timeout(ping_timeout);
     builder
+}
+
+/// Bounds of what `h2` takes any number of.
+pub(super) fn frame_limits(settings: &ServerSettings) -> FrameLimits {
+    let max_streams = settings.http2.max_streams;
+    FrameLimits {
+        resets: max_streams,
+        block: settings.max_head.saturating_mul(2),
+        // A caller that does not heed a GOAWAY is cut.
+        streams: settings.max_requests_per_connection.saturating_add(10 * max_streams as usize),
+    }
 }
 
 /// Runs each stream as a task of its own, and ends one whose caller does not read its answer.

@@ -18,6 +18,7 @@ mod concurrency;
 mod deadlines;
 mod drain;
 mod failures;
+mod h2_abuse;
 mod headers;
 mod hold;
 mod http2;

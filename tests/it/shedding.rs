@@ -13,7 +13,7 @@ const OVERLOADED: Expected = failure("overloaded", ErrorType::Unavailable, true)
 
 fn bounded(handler: &Handler, max_in_flight: usize, max_queued_bytes: usize) -> Settings {
     let max_wait = Duration::from_secs(5);
-    let process = ProcessSettings { max_in_flight, max_queued_bytes, max_wait };
+    let process = ProcessSettings { max_in_flight, max_queued_bytes, max_wait, ..ProcessSettings::default() };
     let server = ServerSettings { process, ..settings().server };
     Settings { server, ..leading_to(handler) }
 }

@@ -182,8 +182,13 @@ const CASES: &[Case] = &[
     Case("CR after a size", LINE, "Host: h^Transfer-Encoding: chunked^^2\r{}^0^^", BAD_BODY),
     Case("a chunk that is too long", LINE, "Host: h^Transfer-Encoding: chunked^^2^{}}^0^^", BAD_BODY),
     Case("LF after the last chunk", LINE, "Host: h^Transfer-Encoding: chunked^^2^{}^0^\n", BAD_BODY),
-    Case("a trailer", LINE, "Host: h^Transfer-Encoding: chunked^^2^{}^0^X-After: 1^^", BAD_BODY),
-    Case("a trailer with a length", LINE, "Host: h^Transfer-Encoding: chunked^^2^{}^0^Content-Length: 5^^", BAD_BODY),
+    Case("a trailer", LINE, "Host: h^Transfer-Encoding: chunked^^2^{}^0^X-After: 1^^", Good("{}")),
+    Case("trailers on two lines", LINE, "Host: h^Transfer-Encoding: chunked^^2^{}^0^X: 1^ 2^^", BAD_BODY),
+    Case("a trailer without a colon", LINE, "Host: h^Transfer-Encoding: chunked^^2^{}^0^X^^", BAD_BODY),
+    Case("a blank in a trailer's name", LINE, "Host: h^Transfer-Encoding: chunked^^2^{}^0^X : 1^^", BAD_BODY),
+    Case("LF after a trailer", LINE, "Host: h^Transfer-Encoding: chunked^^2^{}^0^X: 1\n^", BAD_BODY),
+    Case("NUL in a trailer", LINE, "Host: h^Transfer-Encoding: chunked^^2^{}^0^X: \0^^", BAD_BODY),
+    Case("a trailer with a length", LINE, "Host: h^Transfer-Encoding: chunked^^2^{}^0^Content-Length: 5^^", Good("{}")),
 ];
 
 /// The same with sizes that a table does not show.
@@ -250,6 +255,7 @@ async fn play(address: SocketAddr, handler: &Handler, (name, bytes, expect): (&s
         let lengths = usize::from(!seen.body.is_empty());
         assert_eq!(seen.all("content-length").len(), lengths, "{name}: {seen:?}");
         assert!(seen.all("transfer-encoding").is_empty(), "{name}: {seen:?}");
+        assert!(seen.header("x-after").is_none(), "{name}: {seen:?}");
     }
 }
 

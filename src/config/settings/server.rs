@@ -10,6 +10,9 @@ pub(super) fn build(file: Server) -> ServerSettings {
     let default = ServerSettings::default();
     ServerSettings {
         max_connections: file.max_connections.map_or(default.max_connections, |value| value.0),
+        max_connections_per_peer: file
+            .max_connections_per_peer
+            .map_or(default.max_connections_per_peer, |value| value.0),
         max_head: file.max_head.map_or(default.max_head, |value| value.0),
         max_headers: file.max_headers.map_or(default.max_headers, |value| value.0),
         max_uri: file.max_uri.map_or(default.max_uri, |value| value.0),
@@ -26,6 +29,7 @@ pub(super) fn build(file: Server) -> ServerSettings {
         process: ProcessSettings {
             max_in_flight: file.max_in_flight.map_or(default.process.max_in_flight, |value| value.0),
             max_queued_bytes: file.max_queued_bytes.map_or(default.process.max_queued_bytes, |value| value.0),
+            body_timeout: file.body_timeout.map_or(default.process.body_timeout, |value| value.0),
             max_wait: file.max_wait.map_or(default.process.max_wait, |value| value.0),
         },
     }

@@ -4,10 +4,13 @@
 //! well, so that what reads behind it sees what this saw, or nothing.
 
 use super::Refusal;
-use super::head::{Body, Good, Head, Limits, Looked};
+use super::head::{Body, Good, Head, Limits, Looked, is_token, is_value};
 
 /// Most digits of a chunk's size (RFC 9112 §7.1 leaves it open): what 64 bits hold.
 const MAX_DIGITS: u8 = 16;
+
+/// Most bytes of trailers, which end at the gateway.
+const MAX_TRAILERS: usize = 4 << 10;
 
 /// What is to be done with the bytes that came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +36,12 @@ enum State {
     Chunk(u64),
     ChunkCr,
     ChunkLf,
-    /// The empty line after the last chunk.
-    LastCr,
+    /// A line after the last chunk begins; so many bytes of such lines came.
+    Trailer(usize),
+    TrailerName(usize),
+    TrailerValue(usize),
+    TrailerLf(usize),
+    /// The LF that ends the body.
     LastLf,
     /// Nothing more passes.
     Over,
@@ -109,11 +116,21 @@ impl Machine {
                 (b'\r', _) if digits > 0 => (State::SizeLf(size), false),
                 _ => return Err(Refusal::BadBody),
             },
-            State::SizeLf(0) => (expect(byte, b'\n', State::LastCr)?, false),
+            State::SizeLf(0) => (expect(byte, b'\n', State::Trailer(0))?, false),
             State::SizeLf(size) => (expect(byte, b'\n', State::Chunk(size))?, true),
             State::ChunkCr => (expect(byte, b'\r', State::ChunkLf)?, false),
             State::ChunkLf => (expect(byte, b'\n', State::Size { digits: 0, size: 0 })?, false),
-            State::LastCr => (expect(byte, b'\r', State::LastLf)?, false),
+            State::Trailer(bytes) | State::TrailerName(bytes) | State::TrailerValue(bytes) if bytes == MAX_TRAILERS => {
+                return Err(Refusal::BadBody);
+            }
+            State::Trailer(_) if byte == b'\r' => (State::LastLf, false),
+            State::Trailer(bytes) if is_token(byte) => (State::TrailerName(bytes + 1), false),
+            State::TrailerName(bytes) if is_token(byte) => (State::TrailerName(bytes + 1), false),
+            State::TrailerName(bytes) if byte == b':' => (State::TrailerValue(bytes + 1), false),
+            State::TrailerValue(bytes) if byte == b'\r' => (State::TrailerLf(bytes), false),
+            State::TrailerValue(bytes) if is_value(byte) => (State::TrailerValue(bytes + 1), false),
+            State::Trailer(_) | State::TrailerName(_) | State::TrailerValue(_) => return Err(Refusal::BadBody),
+            State::TrailerLf(bytes) => (expect(byte, b'\n', State::Trailer(bytes))?, false),
             State::LastLf => (expect(byte, b'\n', self.next_head())?, true),
         };
         self.state = state;

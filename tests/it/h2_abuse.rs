@@ -1,0 +1,161 @@
+//! Callers that abuse HTTP/2: their connection is cut, and a good caller beside them notices nothing.
+
+use std::time::Duration;
+
+use nexus_gateway::config::Settings;
+use nexus_gateway::server::ServerSettings;
+
+use crate::harness::*;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const SETTINGS: u8 = 4;
+const HEADERS: u8 = 1;
+const END_HEADERS: u8 = 4;
+const END_STREAM: u8 = 1;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("a small frame").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// The head of a start as HPACK without a table (RFC 7541 §6.2.2).
+fn block() -> Vec<u8> {
+    let literal = |index: u8, text: &str| {
+        let mut bytes = vec![index, u8::try_from(text.len()).expect("a short text")];
+        bytes.extend(text.as_bytes());
+        bytes
+    };
+    // `:method: POST` and `:scheme: http` have an index of their own.
+    [vec![0x83, 0x86], literal(4, "/nexus/endpoints/pay/services/Svc/op"), literal(1, "gateway.test")].concat()
+}
+
+/// A request of its own stream, for as many streams as there are.
+fn streams() -> impl Iterator<Item = u32> {
+    (0..100_000).map(|n| 2 * n + 1)
+}
+
+struct Case {
+    name: &'static str,
+    /// What `connections_cut_total` counts it as; none where the `h2` crate cuts it.
+    reason: Option<&'static str>,
+    frames: fn() -> Vec<u8>,
+}
+
+const CASES: &[Case] = &[
+    Case {
+        name: "streams reset as soon as they began",
+        reason: None,
+        frames: || {
+            let reset = |stream| frame(3, 0, stream, &[0, 0, 0, 8]);
+            let begin = |stream| frame(HEADERS, END_HEADERS, stream, &block());
+            streams().take(5000).flat_map(|stream| [begin(stream), reset(stream)]).flatten().collect()
+        },
+    },
+    Case { name: "pings", reason: Some("pings"), frames: || frame(6, 0, 0, &[0; 8]).repeat(1000) },
+    Case { name: "settings", reason: Some("settings"), frames: || frame(SETTINGS, 0, 0, &[]).repeat(1000) },
+    Case { name: "priorities", reason: Some("frames"), frames: || frame(2, 0, 1, &[0, 0, 0, 0, 1]).repeat(5000) },
+    Case { name: "frames of no kind", reason: Some("frames"), frames: || frame(0xee, 0, 0, &[1]).repeat(5000) },
+    Case {
+        name: "empty pieces of a body",
+        reason: None,
+        frames: || {
+            let begin = frame(HEADERS, END_HEADERS, 1, &block());
+            [begin, frame(0, 0, 1, &[]).repeat(5000)].concat()
+        },
+    },
+    Case {
+        name: "a header block without an end",
+        reason: None,
+        frames: || {
+            let begin = frame(HEADERS, END_STREAM, 1, &block());
+            [begin, frame(9, 0, 1, &[0, 1, b'x', 1, b'y']).repeat(100_000)].concat()
+        },
+    },
+    Case {
+        name: "empty continuations",
+        reason: Some("header_block"),
+        frames: || [frame(HEADERS, END_STREAM, 1, &block()), frame(9, 0, 1, &[]).repeat(10)].concat(),
+    },
+    Case {
+        name: "a large header block",
+        reason: None,
+        frames: || {
+            let begin = frame(HEADERS, END_STREAM, 1, &block());
+            [begin, frame(9, 0, 1, &[0; 16 << 10]).repeat(100)].concat()
+        },
+    },
+];
+
+fn bounded(handler: &Handler) -> Settings {
+    let mut settings = leading_to(handler);
+    settings.listen[0].http2 = true;
+    settings
+}
+
+#[tokio::test]
+async fn a_connection_that_only_makes_work_is_cut() {
+    let handler = Handler::answering(ok());
+    let gateway = Gateway::start(bounded(&handler)).await;
+    let mut good = gateway.connect().await;
+    for Case { name, reason, frames } in CASES {
+        let mut caller = gateway.connect().await;
+        caller.send([PREFACE, &frame(SETTINGS, 0, 0, &[]), &frames()].concat()).await;
+        println!("{name}");
+        caller.closed().await;
+        if let Some(reason) = reason {
+            gateway.counts_at_least("nexus_gateway_connections_cut_total", &[("reason", reason)], 1.0).await;
+        }
+        assert_eq!(good.call(&start("pay")).await.status(), 200, "{name}");
+    }
+    gateway.counts("nexus_gateway_connections", &[], 1.0).await;
+    gateway.counts("nexus_gateway_requests_in_flight", &[], 0.0).await;
+}
+
+#[tokio::test]
+async fn no_peer_takes_all_connections() {
+    let handler = Handler::answering(ok());
+    let server = ServerSettings { max_connections_per_peer: 2, ..settings().server };
+    let gateway = Gateway::start(Settings { server, ..leading_to(&handler) }).await;
+    let (mut first, second) = (gateway.connect().await, gateway.connect().await);
+    assert_eq!(first.call(&start("pay")).await.status(), 200);
+    gateway.connect().await.closed().await;
+    gateway.counts("nexus_gateway_connections_cut_total", &[("reason", "peer")], 1.0).await;
+    let other = std::net::Ipv4Addr::new(127, 0, 0, 2).into();
+    assert_eq!(Caller::connect_from(other, gateway.data()).await.call(&start("pay")).await.status(), 200);
+    drop(second);
+    gateway.counts("nexus_gateway_connections", &[], 1.0).await;
+    assert_eq!(gateway.call(&start("pay")).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_body_that_takes_too_long_is_refused_and_its_connection_closed() {
+    let handler = Handler::answering(ok());
+    let mut settings = leading_to(&handler);
+    settings.server.process.body_timeout = Duration::from_millis(100);
+    let gateway = Gateway::start(settings).await;
+    for request in [start("pay").body("12"), start("pay").body("12").chunked()] {
+        let mut caller = gateway.connect().await;
+        caller.send(request.head()).await;
+        let answer = caller.answer().await;
+        failure("slow_body", nexus_gateway::nexus::ErrorType::RequestTimeout, true).assert_is(&answer, "a slow body");
+        caller.closed().await;
+    }
+    assert!(handler.requests().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_compressed_passes_as_it_is() {
+    // A mebibyte of zeros in a kibibyte (RFC 1952).
+    let bomb = [
+        &b"\x1f\x8b\x08\0\0\0\0\0\x02\x03\xed\xc1\x31\x01\0\0\0\xc2\xa0\xf5\x4f\x6d\x08\x5f\xa0"[..],
+        &[0; 1012],
+        &b"\0\0\0\0\0\0\0\0\0\0\x3e\x03\x1c\xea\x38\xa7\0\0\x10\0"[..],
+    ]
+    .concat();
+    let handler = Handler::answering(ok());
+    let gateway = Gateway::before(&handler).await;
+    let request = start("pay").header("Content-Encoding", "gzip").body(bomb.clone());
+    assert_eq!(gateway.call(&request).await.status(), 200);
+    let seen = handler.request();
+    assert_eq!((seen.body, seen.headers.iter().filter(|(_, value)| value == "gzip").count()), (bomb, 1));
+}
