@@ -79,6 +79,7 @@ impl Admin {
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics))
             .route("/endpoints", get(endpoints))
+            .route("/.well-known/jwks.json", get(key_set))
             .merge(breakers::routes())
             .merge(parked::routes())
             .with_state(self);
@@ -112,6 +113,11 @@ fn source(source: &crate::registry::SourceStatus) -> serde_json::Value {
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], admin.scrape())
+}
+
+/// The public key that callers' names are signed with; an empty set where none is.
+async fn key_set(State(admin): State<Admin>) -> Json<serde_json::Value> {
+    Json(admin.router.wallet().signer().map_or_else(|| json!({ "keys": [] }), |signer| signer.key_set()))
 }
 
 /// Every endpoint that is served, with its source and target.

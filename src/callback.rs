@@ -15,11 +15,13 @@ use http::request::Parts;
 use http::{HeaderMap, Response};
 
 use crate::body::Content;
+use crate::credentials::Purse;
 use crate::nexus::callback::{self, MAX_HEADERS};
 use crate::nexus::{BaseUrl, Method, Path, headers, timeout};
 use crate::upstream::Outgoing;
 
 pub mod destination;
+pub mod home;
 pub mod keys;
 pub mod parked;
 pub mod seal;
@@ -74,6 +76,16 @@ pub struct Completions {
     pub home: Option<BaseUrl>,
     /// Where either may go.
     pub destinations: Arc<Destinations>,
+    /// The clusters of the configuration, which are shown who delivers.
+    pub homes: Vec<home::Home>,
+}
+
+impl Completions {
+    /// What a destination is shown of the gateway's own: nothing, unless it is where a configured cluster takes
+    /// completions.
+    pub fn purse(&self, destination: &Destination) -> Option<&Purse> {
+        self.homes.iter().find(|home| home.takes(destination)).map(home::Home::purse)
+    }
 }
 
 /// Seals callbacks and opens them.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use crate::admin::AdminSettings;
 use crate::admission::{AuthenticationSettings, AuthorizationSettings, Trust};
 use crate::callback::CallbackSettings;
-use crate::credentials::Outward;
+use crate::credentials::{Outward, SignerSettings};
 use crate::park::ParkingSettings;
 use crate::registry::{ClusterSettings, Definition};
 use crate::resilience::rate_limit::StoreSettings;
@@ -67,6 +67,8 @@ pub struct Settings {
     pub externals: BTreeMap<Box<str>, Outward>,
     /// Who may call what, where the file says so. Each rule can fit somebody.
     pub authorization: Option<AuthorizationSettings>,
+    /// How the names of callers are signed; there is a way wherever a target wants them signed.
+    pub callers: Option<SignerSettings>,
     /// Policies in file order; each sets something, and no two set the same for the same selector.
     pub policies: Vec<PolicyRule>,
     /// Completions on their way back. The ids of the keys are unique, and so are their secrets; the home cluster is among
@@ -96,6 +98,7 @@ impl Default for Settings {
             endpoints: Vec::new(),
             externals: BTreeMap::new(),
             authorization: None,
+            callers: None,
             policies: Vec::new(),
             callbacks: CallbackSettings::default(),
             upstream: UpstreamSettings::default(),

@@ -355,7 +355,7 @@ fn outgoing(
 
 fn crossing<'a>(endpoint: &'a Endpoint, caller: &Caller) -> Crossing<'a> {
     let cluster_id = endpoint.entry().cluster_id.as_deref();
-    Crossing { prefix: endpoint.prefix(), cluster_id, may_steer: caller.may_steer() }
+    Crossing { prefix: endpoint.prefix(), cluster_id, may_steer: caller.may_steer(), pass: endpoint.purse().pass() }
 }
 
 fn asked(call: &Call, endpoint: &Endpoint, policy: &Policy, deadline: &Deadline) -> Asked {

@@ -68,6 +68,7 @@ pub mod resolve;
 pub mod response;
 pub mod route;
 pub mod run;
+pub mod secret;
 pub mod server;
 pub mod telemetry;
 pub mod tls;

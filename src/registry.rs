@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
-use crate::credentials::Outward;
+use crate::credentials::{Outward, Wallet};
 use crate::nexus::{self, BaseUrl};
 
 mod copy;
@@ -161,6 +161,7 @@ pub struct Registry {
     look_ups: moka::future::Cache<Box<str>, Known>,
     look_up_permits: Semaphore,
     counts: LookUpCounts,
+    wallet: Arc<Wallet>,
     /// Where polls and look-ups run: not on the threads that carry requests.
     runtime: Handle,
 }
@@ -208,9 +209,14 @@ struct Source {
 }
 
 impl Registry {
-    /// A registry that hands each new table to `publish` and keeps copies in `directory`. Its tasks run on the
+    /// A registry that hands each new table to `publish` and keeps copies in `directory`, and shows clusters what
+    /// `wallet` has for them. Its tasks run on the
     /// current runtime.
-    pub fn new(publish: impl Fn(&Snapshot) + Send + Sync + 'static, directory: Option<PathBuf>) -> Arc<Self> {
+    pub fn new(
+        publish: impl Fn(&Snapshot) + Send + Sync + 'static,
+        directory: Option<PathBuf>,
+        wallet: Arc<Wallet>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
             publish: Box::new(publish),
@@ -218,6 +224,7 @@ impl Registry {
             look_ups: moka::future::Cache::builder().time_to_live(LOOK_UP_TTL).max_capacity(MAX_REMEMBERED).build(),
             look_up_permits: Semaphore::new(MAX_LOOK_UPS),
             counts: LookUpCounts::default(),
+            wallet,
             runtime: Handle::current(),
         })
     }
@@ -328,7 +335,7 @@ impl Registry {
 
     /// A new source: what its copy on disk says, and a task that reads it.
     fn add(self: &Arc<Self>, settings: &ClusterSettings) -> Source {
-        let client = Arc::new(Client::new(settings));
+        let client = Arc::new(Client::new(settings, &self.wallet));
         let copy = settings.discover.as_ref().and_then(|_| self.copies.load(settings));
         let (age, listing) = copy.map_or((None, Listing::default()), |copy| (Some(copy.age), copy.listing));
         let task = self.runtime.spawn(keep_reading(Arc::downgrade(self), settings.clone(), Arc::clone(&client)));

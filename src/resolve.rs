@@ -45,7 +45,7 @@ pub async fn resolve(settings: Settings, name: &str, question: Question<'_>) -> 
     let can_relay = settings.callbacks.public_url.is_some();
     let router = Arc::new(Router::new(Telemetry::new(), Gates::new(&settings.server.process), 1));
     let publish_to = Arc::clone(&router);
-    let registry = Registry::new(move |snapshot| publish_to.apply(snapshot), None);
+    let registry = Registry::new(move |snapshot| publish_to.apply(snapshot), None, Arc::clone(router.wallet()));
     let (policies, upstream) = (settings.policies.clone(), settings.upstream.clone());
     router.configure(Plan::new(
         &settings.clusters,

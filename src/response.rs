@@ -15,6 +15,7 @@ use http::{HeaderMap, Response, StatusCode};
 use tokio::time::Instant;
 
 use crate::body::{Collected, Content, collect};
+use crate::credentials::NoCredentials;
 use crate::nexus::failure::{self, HandlerError, OPERATION_UNSUCCESSFUL};
 use crate::nexus::{ErrorType, Invalid, Method, headers};
 use crate::upstream::{Exchange, SendError, Torn};
@@ -94,6 +95,8 @@ pub enum Reason {
     UpstreamUnreachable,
     /// The connection was lost before a complete answer.
     UpstreamReset,
+    /// The gateway has no credentials to show the target.
+    NoCredentials,
     /// It answered 502.
     UpstreamBadGateway,
     /// It answered 504.
@@ -110,7 +113,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::Unauthenticated,
         Self::Forbidden,
         Self::CompletionForbidden,
@@ -145,6 +148,7 @@ impl Reason {
         Self::UpstreamTimeout,
         Self::UpstreamUnreachable,
         Self::UpstreamReset,
+        Self::NoCredentials,
         Self::UpstreamBadGateway,
         Self::UpstreamGatewayTimeout,
         Self::UpstreamStatus,
@@ -204,6 +208,7 @@ impl Reason {
             Self::UpstreamTimeout => ("upstream_timeout", ErrorType::UpstreamTimeout, true),
             Self::UpstreamUnreachable => ("upstream_unreachable", ErrorType::Unavailable, true),
             Self::UpstreamReset => ("upstream_reset", ErrorType::Unavailable, true),
+            Self::NoCredentials => ("no_credentials", ErrorType::Unavailable, true),
             Self::UpstreamBadGateway => ("upstream_bad_gateway", ErrorType::Unavailable, true),
             Self::UpstreamGatewayTimeout => ("upstream_gateway_timeout", ErrorType::UpstreamTimeout, true),
             Self::UpstreamStatus => ("upstream_status", ErrorType::Internal, true),
@@ -281,6 +286,12 @@ impl From<Invalid> for Failure {
             Invalid::MissingToken => Reason::MissingToken,
         };
         Self::new(reason, invalid.to_string())
+    }
+}
+
+impl From<NoCredentials> for Failure {
+    fn from(NoCredentials: NoCredentials) -> Self {
+        Self::new(Reason::NoCredentials, "the gateway has no credentials for the target at present")
     }
 }
 

@@ -11,11 +11,11 @@ use arc_swap::ArcSwap;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::runtime::Handle;
 
-use crate::credentials::Outward;
+use crate::credentials::{Outward, Purse, SignerSettings, Wallet};
 use crate::gates::{CallerKey, Gates};
 use crate::nexus::BaseUrl;
 use crate::nexus::path::decode;
-use crate::registry::{ClusterSettings, Conflict, Definition, Entry, Snapshot, Target};
+use crate::registry::{CONFIGURATION, ClusterSettings, Conflict, Definition, Entry, Snapshot, Target};
 use crate::resilience::rate_limit::StoreSettings;
 use crate::telemetry::{EndpointMetrics, OperationMetrics, Telemetry};
 use crate::tls::ClientTlsSettings;
@@ -45,6 +45,8 @@ pub struct Plan {
     pub outward: HashMap<Arc<str>, Outward>,
     /// How external targets are met, by the endpoint's name.
     pub externals: BTreeMap<Box<str>, Outward>,
+    /// How the names of callers are signed.
+    pub signer: Option<SignerSettings>,
     /// How connections are made and kept.
     pub upstream: UpstreamSettings,
     /// The store of global limits: another one makes them others, and with them what was found for operations.
@@ -67,9 +69,19 @@ impl Plan {
             clusters: addresses.collect(),
             outward: outward.collect(),
             externals,
+            signer: None,
             upstream,
             store,
         }
+    }
+}
+
+impl Plan {
+    /// How an external target of an entry is met. One that a cluster's registry names is not the configuration's, be its
+    /// name the same; neither is where the endpoint led before.
+    fn external(&self, entry: &Entry, target: &Target) -> Option<&Outward> {
+        let own = *entry.source == *CONFIGURATION && origin(target) == origin(&entry.definition.target);
+        self.externals.get(&entry.definition.name).filter(|_| own)
     }
 }
 
@@ -81,6 +93,7 @@ pub struct Router {
     gates: Arc<Gates>,
     workers: usize,
     connector: Arc<dyn Connect>,
+    wallet: Arc<Wallet>,
     runtime: Handle,
 }
 
@@ -130,6 +143,7 @@ pub struct Endpoint {
     /// Path before `{service}/{operation}`.
     prefix: Box<str>,
     upstream: Arc<Upstream>,
+    purse: Purse,
     plan: Arc<Plan>,
     gates: Arc<Gates>,
     metrics: Arc<EndpointMetrics>,
@@ -163,13 +177,28 @@ impl Router {
         connector: Arc<dyn Connect>,
     ) -> Self {
         let runtime = Handle::current();
-        Self { table: ArcSwap::default(), plan: Mutex::default(), telemetry, gates, workers, connector, runtime }
+        let wallet = Wallet::new();
+        Self {
+            table: ArcSwap::default(),
+            plan: Mutex::default(),
+            telemetry,
+            gates,
+            workers,
+            connector,
+            wallet,
+            runtime,
+        }
     }
 
     /// The endpoint of this name, or else of this id.
     pub fn find(&self, name: &str) -> Option<Arc<Endpoint>> {
         let table = self.table.load();
         table.by_name.get(name).or_else(|| table.by_id.get(name)).cloned()
+    }
+
+    /// What targets are shown.
+    pub fn wallet(&self) -> &Arc<Wallet> {
+        &self.wallet
     }
 
     /// The table in force.
@@ -187,6 +216,7 @@ impl Router {
         let mut current = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         // The same plan again must not make every endpoint a new one.
         if **current != plan {
+            self.wallet.sign_by(plan.signer.as_ref());
             *current = Arc::new(plan);
         }
     }
@@ -231,12 +261,22 @@ impl Router {
         Some(Arc::new(Endpoint {
             prefix: prefix.into(),
             upstream: Arc::clone(upstream),
+            purse: self.purse(entry, &entry.definition.target, &new.plan),
             plan: Arc::clone(&new.plan),
             gates: Arc::clone(&self.gates),
             metrics: self.telemetry.endpoint(&entry.definition.name),
             operations: ArcSwap::default(),
             entry: entry.clone(),
         }))
+    }
+
+    /// What an entry's target is shown. An external one has credentials only where the configuration names both.
+    fn purse(&self, entry: &Entry, target: &Target, plan: &Plan) -> Purse {
+        let (setting, outward) = match target.cluster() {
+            Some(cluster) => (format!("clusters.{cluster}"), plan.outward.get(cluster)),
+            None => (format!("endpoints.{}", entry.definition.name), plan.external(entry, target)),
+        };
+        self.wallet.purse(&setting, outward.unwrap_or(&Outward::default()))
     }
 
     fn new_upstream(&self, key: &UpstreamKey, plan: &Plan) -> Arc<Upstream> {
@@ -271,6 +311,14 @@ fn destination(definition: &Definition, plan: &Plan) -> Option<(UpstreamKey, Str
             let key = UpstreamKey::new(url.authority().into(), vec![origin], Probe::Connect, outward);
             Some((key, format!("{}/", url.path)))
         }
+    }
+}
+
+/// Where an external target is, whatever its path.
+fn origin(target: &Target) -> Option<(bool, &str, u16)> {
+    match target {
+        Target::External { url } => Some((url.tls, &*url.host, url.port)),
+        Target::Dispatch { .. } | Target::Worker { .. } => None,
     }
 }
 
@@ -324,6 +372,11 @@ impl Endpoint {
     /// Path before `{service}/{operation}` at the target.
     pub fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// What its target is shown.
+    pub fn purse(&self) -> &Purse {
+        &self.purse
     }
 
     /// Where its requests go.
@@ -448,7 +501,7 @@ mod tests {
     async fn another_certificate_makes_new_connections_only_where_it_is_used() {
         let met = |name: &str| -> Outward {
             let tls = ClientTlsSettings { server_name: Some(name.into()), ..ClientTlsSettings::default() };
-            Outward { tls }
+            Outward { tls, ..Outward::default() }
         };
         let externals = |name: &str| BTreeMap::from([("safe".into(), met(name)), ("clear".into(), met(name))]);
         let entries = || vec![external("safe", "https://h:1"), external("clear", "http://h:2"), dispatch("pay")];

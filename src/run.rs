@@ -16,9 +16,11 @@ use tokio::time::{Instant, timeout};
 use crate::admin::{Admin, AdminSettings, Live, Rules as AdminRules};
 use crate::admission::{Authentication, Authorization};
 use crate::callback::destination::{Allowed, Destinations};
+use crate::callback::home::Home;
 use crate::callback::seal::{Key, Keyring};
 use crate::callback::{Callbacks, Completions, keys};
 use crate::config::{self, Settings};
+use crate::credentials::Wallet;
 use crate::gates::Gates;
 use crate::gateway::Gateway;
 use crate::registry::Registry;
@@ -116,7 +118,11 @@ impl Running {
         let shelf = settings.server.workers;
         let router = Arc::new(Router::new(Arc::clone(&telemetry), Arc::clone(&gates), shelf + 1));
         let publish_to = Arc::clone(&router);
-        let registry = Registry::new(move |snapshot| publish_to.apply(snapshot), settings.state.clone());
+        let registry = Registry::new(
+            move |snapshot| publish_to.apply(snapshot),
+            settings.state.clone(),
+            Arc::clone(router.wallet()),
+        );
         let gateway = Arc::new(Gateway::new(
             Arc::clone(&router),
             Arc::clone(&registry),
@@ -145,7 +151,7 @@ impl Running {
         let current = Mutex::new(Current { settings: settings.clone(), admin });
         let parking = Mutex::default();
         let running = Self { router, registry, telemetry, gates, gateway, server, phase, current, parking, shelf };
-        let completions = completions(&settings)?;
+        let completions = completions(&settings, running.router.wallet())?;
         running.put_in_force(&settings, data, Some(completions));
         running.park(&settings).await?;
         Ok(running)
@@ -168,7 +174,11 @@ impl Running {
         if let Some(audit) = audit {
             self.telemetry.audit_to(audit);
         }
-        let completions = if same_completions(&before, &settings) { None } else { Some(completions(&settings)?) };
+        let completions = if same_completions(&before, &settings) {
+            None
+        } else {
+            Some(completions(&settings, self.router.wallet())?)
+        };
         warn_of_restart(&before, &settings);
         self.warn_of_dropped_keys(&before, &settings);
         warn_of_strangers(&before, &settings);
@@ -191,13 +201,9 @@ impl Running {
         // Before the table, whose new operations look for their gates.
         self.gates.configure(&settings.server.process, settings.redis.as_ref());
         let (policies, upstream) = (settings.policies.clone(), settings.upstream.clone());
-        self.router.configure(Plan::new(
-            &settings.clusters,
-            settings.externals.clone(),
-            policies,
-            upstream,
-            settings.redis.clone(),
-        ));
+        let plan =
+            Plan::new(&settings.clusters, settings.externals.clone(), policies, upstream, settings.redis.clone());
+        self.router.configure(Plan { signer: settings.callers.clone(), ..plan });
         self.registry.configure(&settings.clusters, settings.endpoints.clone());
         self.note_expiries(settings);
         let guarded = settings.authentication.is_some() || settings.authorization.is_some();
@@ -335,7 +341,7 @@ impl Running {
 }
 
 /// How completions go, by these settings. Blocks on the file of a generated key.
-fn completions(settings: &Settings) -> Result<Completions, ApplyError> {
+fn completions(settings: &Settings, wallet: &Wallet) -> Result<Completions, ApplyError> {
     let callbacks = &settings.callbacks;
     let clusters = settings
         .clusters
@@ -354,17 +360,18 @@ fn completions(settings: &Settings) -> Result<Completions, ApplyError> {
     };
     let relay =
         Keyring::new(keys).and_then(|keyring| Callbacks::new(callbacks.clone(), keyring, Arc::clone(&destinations)));
-    Ok(Completions { relay, home, destinations })
+    let homes =
+        settings.clusters.iter().map(|cluster| Home::new(&cluster.name, &cluster.urls, &cluster.outward, wallet));
+    Ok(Completions { relay, home, destinations, homes: homes.collect() })
 }
 
 /// Whether connections to destinations can stay.
 fn same_completions(before: &Settings, now: &Settings) -> bool {
-    let parts = |settings: &Settings| {
-        let clusters = settings.clusters.iter();
-        let met: Vec<_> =
-            clusters.map(|cluster| (cluster.name.clone(), cluster.urls.clone(), cluster.outward.tls.clone())).collect();
-        (settings.callbacks.clone(), settings.upstream.clone(), met)
-    };
+    fn parts(settings: &Settings) -> impl PartialEq {
+        let urls: Vec<_> =
+            settings.clusters.iter().map(|cluster| (&cluster.name, &cluster.urls, &cluster.outward)).collect();
+        (&settings.callbacks, &settings.upstream, urls)
+    }
     parts(before) == parts(now)
 }
 

@@ -145,6 +145,8 @@ pub struct Scraped {
     pub store_up: IntGaugeVec,
     /// Decisions of the store, by result.
     pub store_decisions: IntCounterVec,
+    /// Times that a token for a target was asked for, by result.
+    pub credentials_refreshes: IntCounterVec,
     /// Bytes of request bodies that the process holds.
     pub queued_bytes: IntGauge,
     /// Requests that may be on their way at a time, as it is now.
@@ -433,6 +435,11 @@ impl Scraped {
                 "limit_store_decisions_total",
                 "Decisions of the store of global rate limits, and those that it owed.",
                 &["result"],
+            ),
+            credentials_refreshes: make.counters(
+                "credentials_refreshes_total",
+                "Times that a token for a target was asked for.",
+                &["target", "result"],
             ),
             queued_bytes: make.gauge("queued_bytes", "Bytes of request bodies that the process holds."),
             concurrency_limit: make.gauges(

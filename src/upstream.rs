@@ -151,6 +151,8 @@ pub struct Outgoing {
     prefix: usize,
     /// The time that the caller gave, if any, and until when that is.
     timeout: Option<(Duration, Deadline)>,
+    /// What the target is shown of the gateway's own: added as the request goes out, and kept nowhere else.
+    shown: HeaderMap,
 }
 
 /// Why there is no answer.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each module uses. A new arrow is a decision: write it here, with care that no circle comes of it.
-const ARROWS: [(&str, &[&str]); 23] = [
+const ARROWS: [(&str, &[&str]); 24] = [
     ("main", &["cli", "config", "resolve", "run", "telemetry"]),
     ("cli", &["config"]),
     ("resolve", &["admission", "config", "gates", "registry", "resilience", "route", "telemetry"]),
@@ -15,6 +15,7 @@ const ARROWS: [(&str, &[&str]); 23] = [
             "admission",
             "callback",
             "config",
+            "credentials",
             "gates",
             "gateway",
             "park",
@@ -54,6 +55,7 @@ const ARROWS: [(&str, &[&str]); 23] = [
             "admission",
             "body",
             "callback",
+            "credentials",
             "gates",
             "nexus",
             "park",
@@ -67,13 +69,14 @@ const ARROWS: [(&str, &[&str]); 23] = [
     ),
     ("route", &["callback", "credentials", "gates", "nexus", "registry", "resilience", "telemetry", "tls", "upstream"]),
     ("telemetry", &["body", "nexus", "resilience", "response"]),
-    ("response", &["body", "nexus", "upstream"]),
-    ("callback", &["admission", "body", "nexus", "tls", "upstream"]),
+    ("response", &["body", "credentials", "nexus", "upstream"]),
+    ("callback", &["admission", "body", "credentials", "nexus", "tls", "upstream"]),
     ("park", &["resilience"]),
-    ("upstream", &["nexus", "resilience", "tls"]),
+    ("upstream", &["credentials", "nexus", "resilience", "tls"]),
     ("registry", &["credentials", "fetch", "nexus"]),
     ("fetch", &["tls"]),
-    ("credentials", &["tls"]),
+    ("credentials", &["admission", "fetch", "secret", "tls"]),
+    ("secret", &[]),
     ("admission", &["tls"]),
     ("tls", &[]),
     ("body", &[]),

@@ -50,6 +50,7 @@ impl Admin {
             add(&scraped.upstream_resolve_errors, &[name], counts.unresolved.load(Ordering::Relaxed));
         }
         self.scrape_registry();
+        self.scrape_credentials();
         self.scrape_breakers();
         self.scrape_concurrency();
         self.scrape_store();
@@ -117,6 +118,15 @@ impl Admin {
         scraped.store_up.with_label_values::<&str>(&[]).set(status.up.into());
         add(&scraped.store_decisions, &["ok"], status.decisions);
         add(&scraped.store_decisions, &["error"], status.errors);
+    }
+
+    fn scrape_credentials(&self) {
+        let refreshes = &self.telemetry.scraped.credentials_refreshes;
+        refreshes.reset();
+        for of in self.router.wallet().refreshes() {
+            add(refreshes, &[&of.target, "ok"], of.ok);
+            add(refreshes, &[&of.target, "error"], of.failed);
+        }
     }
 
     fn scrape_concurrency(&self) {

@@ -258,6 +258,7 @@ mod tests {
     use crate::callback::destination::{Allowed, Destinations};
     use crate::callback::seal::{Key, Keyring, Opened};
     use crate::callback::{CallbackSettings, Completions};
+    use crate::credentials::Pass;
     use crate::nexus::Call;
     use crate::upstream::{Crossing, UpstreamSettings};
     use std::net::IpAddr;
@@ -275,7 +276,7 @@ mod tests {
         let destinations = Arc::new(Destinations::new(allow, UpstreamSettings::default(), 1));
         let settings = CallbackSettings { public_url, ..CallbackSettings::default() };
         let relay = Callbacks::new(settings, Keyring::new(keys).unwrap(), Arc::clone(&destinations));
-        Completions { relay, home: None, destinations }.relay.unwrap()
+        Completions { relay, home: None, destinations, homes: Vec::new() }.relay.unwrap()
     }
 
     fn about<'a>() -> About<'a> {
@@ -290,7 +291,7 @@ mod tests {
             .header("x-raw", HeaderValue::from_bytes(b"\xff\t").unwrap());
         let head = request.body(()).unwrap().into_parts().0;
         let call = Call::read(&head).unwrap();
-        let crossing = Crossing { prefix: "/there/", cluster_id: None, may_steer: false };
+        let crossing = Crossing { prefix: "/there/", cluster_id: None, may_steer: false, pass: Pass::default() };
         Outgoing::new(head, &call, crossing, Bytes::from_static(b"\0body")).unwrap()
     }
 

@@ -84,6 +84,7 @@ pub(super) fn build(
         server,
         endpoints,
         externals,
+        callers: None,
         clusters,
         authorization,
         policies,

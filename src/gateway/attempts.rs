@@ -266,10 +266,19 @@ async fn send(
     deadline: &Deadline,
     sent: &AtomicBool,
 ) -> Result<(response::Parts, Exchange), Failure> {
+    let mut shown = match endpoint.purse().at_once() {
+        Some(shown) => shown,
+        None => Box::pin(endpoint.purse().open(deadline.waits_until())).await?,
+    };
+    endpoint.purse().name_caller(&mut shown, visit.caller.identity().map(|identity| &**identity), endpoint.name());
+    request.show(shown);
     visit.record.attempt();
     request.set_deadline(call.timeout, *deadline);
     let (head, exchange) = endpoint.upstream().send(visit.worker, request, deadline.last_start(), sent).await?;
     visit.record.upstream(began.elapsed(), exchange.socket());
+    if head.status == http::StatusCode::UNAUTHORIZED {
+        endpoint.purse().refused();
+    }
     Ok((head, exchange))
 }
 

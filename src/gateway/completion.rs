@@ -21,6 +21,7 @@ use crate::body::Content;
 use crate::callback::destination::{Destination, Forbidden};
 use crate::callback::parked::{is_parked, parked_id_of};
 use crate::callback::seal::{Origin, Refused};
+use crate::credentials::Purse;
 use crate::nexus::callback::{clean_completion, completion_of, is_stale_reference};
 use crate::nexus::{Method, Route, call};
 use crate::park::store::Id;
@@ -78,7 +79,8 @@ impl Gateway {
             Failure::new(Reason::DestinationForbidden, "completions may not be sent there at present")
         })?;
         let request = Outgoing::raw(home.destination.uri(), head.headers, body);
-        let answer = self.send_home(visit, &upstream, request, &policy, &deadline).await?;
+        let purse = completions.purse(&home.destination);
+        let answer = self.send_home(visit, (&upstream, purse), request, &policy, &deadline).await?;
         // Its sender gives up on an error that is not worth trying again.
         if !matches!(answer.1, Outcome::HandlerError(answered) if answered.retryable) {
             self.forget_parked(&home.origin).await?;
@@ -136,7 +138,8 @@ impl Gateway {
         let destination = Destination::parse(&format!("{home}{path}")).map_err(forbidden)?;
         let upstream = completions.destinations.find(&destination).map_err(forbidden)?;
         let request = Outgoing::raw(destination.uri(), head.headers, body);
-        self.send_home(visit, &upstream, request, &policy, &deadline).await
+        let purse = completions.purse(&destination);
+        self.send_home(visit, (&upstream, purse), request, &policy, &deadline).await
     }
 
     async fn take_in<B>(
@@ -156,11 +159,11 @@ impl Gateway {
         in_time.unwrap_or_else(|_| Err(late(deadline, false)))
     }
 
-    /// Waits for a destination that is down, and sends once: what may have arrived is for the sender to repeat.
+    /// Waits for a destination that is down, and sends once, with what it is shown of the gateway's own: what may have arrived is for the sender to repeat.
     pub(super) async fn send_home(
         &self,
         visit: &mut Visit,
-        upstream: &Upstream,
+        (upstream, purse): (&Upstream, Option<&Purse>),
         mut request: Outgoing,
         policy: &Policy,
         deadline: &Deadline,
@@ -170,6 +173,9 @@ impl Gateway {
         {
             let usable = self.wait(visit, Stage::Upstream, upstream.usable(deadline.waits_until())).await;
             usable.map_err(|error| unreached(upstream, error))?;
+        }
+        if let Some(purse) = purse {
+            request.show(Box::pin(purse.open(deadline.waits_until())).await?);
         }
         let (began, sent) = (Instant::now(), AtomicBool::new(false));
         visit.record.attempt();
@@ -185,6 +191,9 @@ impl Gateway {
             let answer = upstream.send(visit.worker, &request, deadline.last_start(), &sent).await;
             let (head, exchange) = answer.map_err(|error| unreached(upstream, error))?;
             visit.record.upstream(began.elapsed(), exchange.socket());
+            if let Some(purse) = purse.filter(|_| head.status == StatusCode::UNAUTHORIZED) {
+                purse.refused();
+            }
             let replayed = exchange.is_replayed();
             shape(head, exchange, asked).await.map(|answer| delivered_before(answer, replayed))
         };

@@ -336,7 +336,8 @@ impl Relaying<'_> {
             body = redact_completion(&mut headers, body);
         }
         let request = Outgoing::raw(home.destination.uri(), headers, body);
-        let shaped = gateway.send_home(&mut visit, &upstream, request, &policy, &deadline).await;
+        let purse = self.completions.purse(&home.destination);
+        let shaped = gateway.send_home(&mut visit, (&upstream, purse), request, &policy, &deadline).await;
         match read_whole(&mut visit.record, shaped, policy.max_response_body).await {
             Ok((_, Outcome::Delivered)) => ended(end),
             Ok((answer, _)) if is_stale_reference(answer.status(), answer.headers(), answer.body()) => ended("stale"),

@@ -260,6 +260,7 @@ fn reason(ended: &Shaped) -> Option<ParkReason> {
 pub(super) fn reason_of(reason: Reason) -> Option<ParkReason> {
     match reason {
         Reason::UpstreamUnreachable
+        | Reason::NoCredentials
         | Reason::UpstreamReset
         | Reason::UpstreamBadGateway
         | Reason::RegistryUnavailable => Some(ParkReason::Unreachable),

@@ -36,6 +36,9 @@ pub static FAILURE_SOURCE: HeaderName = HeaderName::from_static("temporal-nexus-
 /// Names the reason on every failure that the gateway itself makes.
 pub static GATEWAY_FAILURE: HeaderName = HeaderName::from_static("nexus-gateway-failure");
 
+/// Begins the names of what only a gateway says.
+pub const OWN_PREFIX: &str = "nexus-gateway-";
+
 /// `text` as a header's value that no log shows; none where it has a byte that no header can carry.
 pub fn sensitive(text: &[u8]) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_bytes(text).ok()?;
@@ -62,13 +65,16 @@ pub fn tell_limit(answer: &mut HeaderMap, policy: &str, left: &str) {
     }
 }
 
-/// Drops from a request what ends at this hop: hop-by-hop headers and what they name, `Host` and `Expect`;
-/// unless `internal`, also what steers priority and forwarding inside Temporal.
+/// Drops from a request what ends at this hop: hop-by-hop headers and what they name, `Host` and `Expect`, and what only
+/// the gateway says; unless `internal`, also what steers priority and forwarding inside Temporal.
 pub fn clean_request(headers: &mut HeaderMap, internal: bool) {
     remove_named_by_connection(headers);
     remove_overridden_length(headers);
     remove(headers, |name| {
-        is_hop_by_hop(name) || matches!(name, "host" | "expect") || (!internal && steers_temporal(name))
+        is_hop_by_hop(name)
+            || matches!(name, "host" | "expect")
+            || name.starts_with(OWN_PREFIX)
+            || (!internal && steers_temporal(name))
     });
 }
 

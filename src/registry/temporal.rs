@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, HeaderMap, HeaderValue};
+use http::header::{ACCEPT, HeaderValue};
 use http::{StatusCode, Uri};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::{ClusterSettings, Definition, Target};
+use crate::credentials::{NoCredentials, Purse, Wallet};
 use crate::fetch::{Bounds, Fetched, Fetcher};
 use crate::nexus::{self, BaseUrl};
 
@@ -91,16 +93,18 @@ pub struct Client {
     externals: bool,
     /// Or why the cluster cannot be met at all.
     fetcher: Result<Fetcher, String>,
+    purse: Purse,
 }
 
 impl Client {
     /// A client for the cluster.
-    pub fn new(settings: &ClusterSettings) -> Self {
+    pub fn new(settings: &ClusterSettings, wallet: &Wallet) -> Self {
         Self {
             cluster: Arc::clone(&settings.name),
             urls: settings.urls.clone(),
             externals: settings.discover.as_ref().is_some_and(|discover| discover.externals),
             fetcher: Fetcher::new(&settings.outward.tls),
+            purse: wallet.purse(&format!("clusters.{}", settings.name), &settings.outward),
         }
     }
 
@@ -182,9 +186,14 @@ impl Client {
         let unreachable = |why: String| ReadError::Unreachable { url: url_shown(), why };
         let fetcher = self.fetcher.as_ref().map_err(|why| unreachable(why.clone()))?;
         let uri: Uri = url.parse().map_err(|error: http::uri::InvalidUri| unreachable(error.to_string()))?;
-        let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
+        let no_credentials = |NoCredentials| unreachable("the gateway has no credentials for it at present".into());
+        let mut headers = self.purse.open(Instant::now() + TIMEOUT).await.map_err(no_credentials)?;
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         let answer = fetcher.get(&uri, headers, Bounds { bytes: MAX_PAGE, time: TIMEOUT }).await;
         let Fetched { status, body, .. } = answer.map_err(unreachable)?;
+        if status == StatusCode::UNAUTHORIZED {
+            self.purse.refused();
+        }
         if status != StatusCode::OK {
             return Err(ReadError::Refused { url: url_shown(), status, message: beginning(&body) });
         }

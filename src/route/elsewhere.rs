@@ -37,6 +37,7 @@ impl Router {
             TargetRef::Parked { .. } => return None,
         };
         let table = self.table.load();
+        let purse = self.purse(&endpoint.entry, &target, &endpoint.plan);
         let mut entry = endpoint.entry.clone();
         entry.definition.target = target;
         let (key, prefix) = destination(&entry.definition, &endpoint.plan)?;
@@ -44,6 +45,7 @@ impl Router {
         Some(Arc::new(Endpoint {
             prefix: prefix.into(),
             upstream,
+            purse,
             plan: Arc::clone(&endpoint.plan),
             gates: Arc::clone(&endpoint.gates),
             metrics: Arc::clone(&endpoint.metrics),

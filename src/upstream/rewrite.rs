@@ -10,6 +10,7 @@ use http::{HeaderMap, Uri};
 use tokio::time::Instant;
 
 use super::Outgoing;
+use crate::credentials::Pass;
 use crate::nexus::{Call, Method, headers, timeout};
 use crate::resilience::Deadline;
 
@@ -25,6 +26,8 @@ pub struct Crossing<'a> {
     pub cluster_id: Option<&'a str>,
     /// Whether the caller may steer Temporal's internals.
     pub may_steer: bool,
+    /// What of the caller's own credentials the target gets.
+    pub pass: Pass,
 }
 
 impl Outgoing {
@@ -34,17 +37,18 @@ impl Outgoing {
         let uri = uri(crossing.prefix, call.path.tail(head.uri.path()), head.uri.query())?;
         let mut headers = head.headers;
         headers::clean_request(&mut headers, crossing.may_steer);
+        crossing.pass.clean(&mut headers);
         strip_callback_source(&mut headers, crossing.cluster_id);
         if call.path.method == Method::Start {
             ensure_request_id(&mut headers);
         }
-        Some(Self { uri, headers, body, prefix: crossing.prefix.len(), timeout: None })
+        Some(Self { uri, headers, body, prefix: crossing.prefix.len(), timeout: None, shown: HeaderMap::new() })
     }
 
     /// A request that goes out as it is: `uri` is path and query, `headers` lack `Host` and whatever else ends at this
     /// hop.
     pub fn raw(uri: Uri, headers: HeaderMap, body: Bytes) -> Self {
-        Self { uri, headers, body, prefix: 0, timeout: None }
+        Self { uri, headers, body, prefix: 0, timeout: None, shown: HeaderMap::new() }
     }
 
     /// A request that was on its way before: `tail` is what [`tail`](Self::tail) gave then. None where prefix and tail
@@ -52,8 +56,9 @@ impl Outgoing {
     pub fn again(tail: &str, mut headers: HeaderMap, body: Bytes, crossing: Crossing<'_>) -> Option<Self> {
         let (path, query) = tail.split_once('?').map_or((tail, None), |(path, query)| (path, Some(query)));
         let uri = uri(crossing.prefix, path, query)?;
+        crossing.pass.clean(&mut headers);
         strip_callback_source(&mut headers, crossing.cluster_id);
-        Some(Self { uri, headers, body, prefix: crossing.prefix.len(), timeout: None })
+        Some(Self { uri, headers, body, prefix: crossing.prefix.len(), timeout: None, shown: HeaderMap::new() })
     }
 
     /// What follows the target's own part of the path, query included.
@@ -77,9 +82,18 @@ impl Outgoing {
         self.timeout = given.map(|given| (given, deadline));
     }
 
+    /// From now on the request carries `headers`, and no others that were shown before, in the place of the caller's own
+    /// of the same names.
+    pub fn show(&mut self, headers: HeaderMap) {
+        self.shown = headers;
+    }
+
     /// Its headers as they go out now: a connection may have been long in coming, or lost after a while.
     pub(super) fn headers_at(&self, now: Instant) -> HeaderMap {
         let mut out = self.headers.clone();
+        for (name, value) in &self.shown {
+            out.insert(name, value.clone());
+        }
         let Some((given, deadline)) = self.timeout else { return out };
         let left = deadline.forwarded(now).filter(|left| given.abs_diff(*left) >= SAME);
         if let Some(value) = left.and_then(|left| HeaderValue::try_from(timeout::format(left)).ok()) {
@@ -126,8 +140,12 @@ fn ensure_request_id(headers: &mut HeaderMap) {
 mod tests {
     use super::*;
 
-    const CROSSING: Crossing<'_> =
-        Crossing { prefix: "/nexus/endpoints/ID/services/", cluster_id: Some("here"), may_steer: false };
+    const CROSSING: Crossing<'_> = Crossing {
+        prefix: "/nexus/endpoints/ID/services/",
+        cluster_id: Some("here"),
+        may_steer: false,
+        pass: Pass { authorization: false, cookie: false },
+    };
 
     fn outgoing(uri: &str, headers: &[(&'static str, &str)]) -> Outgoing {
         let mut request = http::Request::post(uri);

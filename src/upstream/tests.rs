@@ -138,7 +138,7 @@ fn upstream_with(addresses: u16, probe: Probe) -> (Arc<Upstream>, Net) {
 }
 
 fn outgoing() -> Outgoing {
-    Outgoing { uri: Uri::from_static("/S/o"), headers: HeaderMap::new(), body: Bytes::new(), prefix: 1, timeout: None }
+    Outgoing { prefix: 1, ..Outgoing::raw(Uri::from_static("/S/o"), HeaderMap::new(), Bytes::new()) }
 }
 
 /// Sends a request, reads its answer, and says where it came from; reports what is unavailable.

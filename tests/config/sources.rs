@@ -162,6 +162,7 @@ log: { level: debug, format: json, access_log: /twenty, audit_log: /fifty-seven 
             urls: vec![url("http://a:9/x")],
             discover: Some(DiscoverSettings { every: seconds(10), externals: true }),
         }],
+        callers: None,
         endpoints: vec![Definition {
             name: "partner".into(),
             id: None,

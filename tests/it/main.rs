@@ -15,6 +15,7 @@ mod callers;
 mod certificates;
 mod command_line;
 mod concurrency;
+mod credentials;
 mod deadlines;
 mod drain;
 mod failures;

@@ -134,7 +134,7 @@ fn believing(authorities: &[&Authority]) -> ClientTlsSettings {
 
 /// Settings with one endpoint `pay` that leads to `handler`.
 fn met_by(handler: &Secure, tls: ClientTlsSettings) -> Settings {
-    let externals = BTreeMap::from([("pay".into(), Outward { tls })]);
+    let externals = BTreeMap::from([("pay".into(), Outward { tls, ..Outward::default() })]);
     Settings { endpoints: vec![external("pay", &handler.url())], externals, ..settings() }
 }
 

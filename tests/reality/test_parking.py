@@ -492,7 +492,7 @@ async def test_a_full_disk_switches_parking_off_and_everything_else_goes_on(way:
 async def test_nothing_that_an_operation_contains_is_readable_on_disk(fenced: Fenced, way: Parking) -> None:
     secret, credential = unique("planted-secret"), unique("planted-credential")
     await way.down()
-    handle = await way.park("echo", {"card": secret}, headers={"Authorization": f"Bearer {credential}"})
+    handle = await way.park("echo", {"card": secret}, headers={"X-Credential": credential})
     look(way, secret, credential)
     await asyncio.to_thread(fenced.relay.take_away, "refuse")
     try:

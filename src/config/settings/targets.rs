@@ -129,7 +129,7 @@ fn outward(tls: Option<file::ClientTls>, urls: &[BaseUrl], path: &str, report: &
         let message = format!("is of no use: the URL beside it is `{url}`; write `https://` there, or remove `tls`");
         report.add(&path, message);
     }
-    Outward { tls: tls::client(tls, &path, report) }
+    Outward { tls: tls::client(tls, &path, report), ..Outward::default() }
 }
 
 fn discover(file: Option<Discover>) -> Option<DiscoverSettings> {

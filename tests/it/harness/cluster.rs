@@ -107,6 +107,11 @@ impl Cluster {
         self.split(|target| target.starts_with("/api/")).iter().map(|message| message.target().to_owned()).collect()
     }
 
+    /// The same, whole.
+    pub(crate) fn registry_requests(&self) -> Vec<Message> {
+        self.split(|target| target.starts_with("/api/"))
+    }
+
     fn split(&self, wanted: impl Fn(&str) -> bool) -> Vec<Message> {
         self.handler.requests().into_iter().filter(|message| wanted(message.target())).collect()
     }

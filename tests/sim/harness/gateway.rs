@@ -64,7 +64,7 @@ impl Gateway {
         let connector = Arc::new(self.wire.clone());
         let router = Arc::new(Router::with_connector(Arc::clone(&telemetry), Arc::clone(&gates), 1, connector));
         let publish_to = Arc::clone(&router);
-        let registry = Registry::new(move |snapshot| publish_to.apply(snapshot), None);
+        let registry = Registry::new(move |snapshot| publish_to.apply(snapshot), None, Arc::clone(router.wallet()));
 
         let urls = (0..setting.handlers)
             .map(|n| BaseUrl::parse(&format!("http://{}:{}", turmoil::lookup(handler::name(n)), handler::PORT)));
