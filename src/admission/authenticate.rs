@@ -1,20 +1,25 @@
-//! Who sends a request, by what it shows: API keys.
+//! Who sends a request, by what it shows: the client certificate of its connection, an API key.
 //!
 //! Knows connections' peers and headers. Must not know what anybody may do: that is another stage's. Whoever shows nothing
 //! is anonymous; whoever shows something that is wrong is refused, since it cannot have been meant. A header that is
 //! configured to carry credentials belongs to the gateway, and passes on to nobody.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use http::HeaderMap;
 
 use super::authorize::ANONYMOUS;
-use super::{Caller, How, Peer};
+use super::{Caller, How, Identity, Peer};
 
 mod api_key;
+mod certificate;
+mod pattern;
 mod shown;
 
 pub use api_key::{ApiKey, ApiKeySettings, NewApiKey};
+pub use certificate::{CertificateRule, Field};
+pub use pattern::{IdentityPattern, MAX_PATTERN, Read};
 
 use api_key::ApiKeys;
 use shown::{Shown, shown};
@@ -25,12 +30,15 @@ pub const MAX_NAME: usize = 256;
 /// By what callers are known. Something is configured in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuthenticationSettings {
+    /// Client certificates, by the first rule that fits. None: they name nobody.
+    pub certificates: Vec<CertificateRule>,
     /// API keys.
     pub api_keys: Option<ApiKeySettings>,
 }
 
 /// Finds out who sends a request.
 pub struct Authentication {
+    certificates: Vec<CertificateRule>,
     api_keys: Option<ApiKeys>,
 }
 
@@ -76,12 +84,15 @@ impl Denied {
 impl Authentication {
     /// By these settings.
     pub fn new(settings: &AuthenticationSettings) -> Self {
-        Self { api_keys: settings.api_keys.as_ref().map(ApiKeys::new) }
+        let api_keys = settings.api_keys.as_ref().map(ApiKeys::new);
+        Self { certificates: settings.certificates.clone(), api_keys }
     }
 
-    /// Who sends a request with these headers over the connection of `peer`.
+    /// Who sends a request with these headers over the connection of `peer`. What a request shows names its sender rather
+    /// than the certificate of its connection, which may be a proxy's; but each must be right by itself.
     #[expect(clippy::unused_async, reason = "keys of tokens may have to be waited for")]
     pub async fn authenticate(&self, peer: &Peer, headers: &HeaderMap) -> Result<Caller, Denied> {
+        let owner = self.owner(peer)?;
         let key = match &self.api_keys {
             None => None,
             Some(keys) => match shown(headers, &keys.header, How::ApiKey)? {
@@ -89,7 +100,23 @@ impl Authentication {
                 Shown::Text(text) => Some(keys.identify(text)?),
             },
         };
-        Ok(key.map_or_else(|| Caller::anonymous(peer), |identity| Caller::known(peer, identity)))
+        let sender = key.or(owner);
+        Ok(sender.map_or_else(|| Caller::anonymous(peer), |identity| Caller::known(peer, identity)))
+    }
+
+    /// Who has the connection of `peer`, whatever is sent over it.
+    pub fn by_connection(&self, peer: &Peer) -> Caller {
+        let owner = self.owner(peer).ok().flatten();
+        owner.map_or_else(|| Caller::anonymous(peer), |identity| Caller::known(peer, identity))
+    }
+
+    /// Whose certificate the connection has. One that names nobody is as wrong as any other credential.
+    fn owner(&self, peer: &Peer) -> Result<Option<Arc<Identity>>, Denied> {
+        let Some(certificate) = peer.certificate.as_ref().filter(|_| !self.certificates.is_empty()) else {
+            return Ok(None);
+        };
+        let owner = certificate::identify(&self.certificates, certificate);
+        owner.map(Some).ok_or_else(|| Denied::wrong(How::Certificate, "no rule says whose it is"))
     }
 
     /// Takes what carries credentials for the gateway out of `headers`.

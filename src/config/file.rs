@@ -19,7 +19,7 @@ mod park;
 mod policy;
 mod tls;
 
-pub(super) use authentication::{ApiKey, ApiKeys, Authentication};
+pub(super) use authentication::{ApiKey, ApiKeys, Authentication, CertificateRule};
 pub(super) use authorization::{AllowCompletions, AllowRule, Authorization, Names};
 pub(super) use callbacks::{AllowKeys, Callbacks, SealKey};
 pub(super) use park::{End, Park, Parking};

@@ -4,7 +4,7 @@ use http::request::Parts;
 
 use super::{Gateway, Visit};
 use crate::admission::authenticate::Denied;
-use crate::admission::{Authentication, Peer};
+use crate::admission::{Authentication, Caller, How, Peer};
 use crate::response::{Failure, Reason};
 
 impl Gateway {
@@ -23,17 +23,14 @@ impl Gateway {
     ) -> Result<(), Failure> {
         match authentication.authenticate(peer, &head.headers).await {
             Ok(caller) => {
-                let how = caller.identity().map(|identity| identity.how.name());
+                let how = caller.identity().map(|identity| identity.how);
                 let result = if how.is_some() { "known" } else { "anonymous" };
-                self.telemetry.count_authentication(how.unwrap_or("none"), result);
-                if let Some(identity) = caller.identity() {
-                    visit.record.known_as(&identity.name, identity.namespace.as_ref(), identity.how.name());
-                }
-                // Nobody is known by a header that is not there.
-                if how.is_some() || !completes {
+                self.telemetry.count_authentication(how.map_or("none", How::name), result);
+                // What nobody is known by is meant for where a completion goes.
+                if !completes || matches!(how, Some(How::ApiKey | How::Jwt)) {
                     authentication.strip(&mut head.headers);
                 }
-                visit.caller = caller;
+                recognize(visit, caller);
                 Ok(())
             }
             Err(denied) => {
@@ -42,7 +39,10 @@ impl Gateway {
                 self.telemetry.count_authentication(how, if wrong { "wrong" } else { "unavailable" });
                 tracing::debug!(peer = %peer.address, how, why, "a caller is not who it says, or nobody can tell");
                 match denied {
-                    Denied::Wrong { .. } if completes => Ok(()),
+                    Denied::Wrong { .. } if completes => {
+                        recognize(visit, authentication.by_connection(peer));
+                        Ok(())
+                    }
                     Denied::Wrong { .. } => Err(Failure::new(Reason::Unauthenticated, "no valid credential")),
                     Denied::Unavailable { .. } => {
                         let message = "the credential cannot be checked at present";
@@ -52,4 +52,11 @@ impl Gateway {
             }
         }
     }
+}
+
+fn recognize(visit: &mut Visit, caller: Caller) {
+    if let Some(identity) = caller.identity() {
+        visit.record.known_as(&identity.name, identity.namespace.as_ref(), identity.how.name());
+    }
+    visit.caller = caller;
 }

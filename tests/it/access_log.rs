@@ -107,7 +107,7 @@ async fn a_caller_that_is_known_is_logged_by_its_name() {
     let handler = Handler::answering(ok());
     let key = NewApiKey::generate("orders", Some("shop")).expect("a good name");
     let api_keys = ApiKeySettings { header: HeaderName::from_static("x-api-key"), keys: vec![key.key] };
-    let authentication = Some(AuthenticationSettings { api_keys: Some(api_keys) });
+    let authentication = Some(AuthenticationSettings { api_keys: Some(api_keys), ..AuthenticationSettings::default() });
     let everybody = ["*", "anonymous"].map(|name| Pattern::new(name).expect("a pattern"));
     let callers = Callers { names: Some(everybody.into()), namespaces: None };
     let rules = vec![Rule { callers, ..Rule::default() }];

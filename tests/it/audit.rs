@@ -123,7 +123,7 @@ async fn who_is_known_is_named_and_who_shows_a_wrong_key_is_not() {
     let callers = Callers { names: Some(vec![pattern("orders")]), ..Callers::default() };
     let rules = vec![Rule { callers, ..Rule::default() }];
     let (gateway, folder) = audited(Settings {
-        authentication: Some(AuthenticationSettings { api_keys: Some(api_keys) }),
+        authentication: Some(AuthenticationSettings { api_keys: Some(api_keys), ..AuthenticationSettings::default() }),
         authorization: Some(AuthorizationSettings { rules, ..AuthorizationSettings::default() }),
         ..leading_to(&handler)
     })

@@ -1,17 +1,19 @@
 //! Authentication: who is let in as whom, and what becomes of the credential.
 
 use http::HeaderName;
-use nexus_gateway::admission::authenticate::{ApiKeySettings, NewApiKey};
+use nexus_gateway::admission::authenticate::{ApiKeySettings, CertificateRule, Field, IdentityPattern, NewApiKey};
 use nexus_gateway::admission::authorize::{Callers, Pattern, Rule};
 use nexus_gateway::admission::{AuthenticationSettings, AuthorizationSettings};
 use nexus_gateway::config::Settings;
+use rustls::version::TLS13;
 
+use crate::certificates::{Authority, For};
 use crate::harness::*;
 
 /// Settings that know the caller `orders` by this key.
 fn keyed(settings: Settings, header: &'static str, key: &NewApiKey) -> Settings {
     let api_keys = ApiKeySettings { header: HeaderName::from_static(header), keys: vec![key.key.clone()] };
-    let authentication = AuthenticationSettings { api_keys: Some(api_keys) };
+    let authentication = AuthenticationSettings { api_keys: Some(api_keys), ..AuthenticationSettings::default() };
     Settings { authentication: Some(authentication), authorization: Some(open_to_all()), ..settings }
 }
 
@@ -108,5 +110,50 @@ async fn a_completion_is_not_lost_for_a_header_that_is_meant_for_its_destination
     for (how, result) in [("api_key", "wrong"), ("api_key", "known")] {
         let labels = [("how", how), ("result", result)];
         gateway.counts("nexus_gateway_authentications_total", &labels, 1.0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_caller_is_known_by_its_certificate_unless_its_request_says_more() {
+    let (handler, key) = (Handler::answering(ok()), NewApiKey::generate("by key", None).expect("a good name"));
+    let authority = Authority::new("ours");
+    let server = authority.issue(For { hosts: &["gateway.test"], ..For::default() });
+    let mesh = authority.issue(For { uris: &["spiffe://a.example/ns/shop/sa/orders"], ..For::default() });
+    let odd = authority.issue(For { common_name: "odd", ..For::default() });
+    let pattern = IdentityPattern::new("spiffe://a.example/ns/{namespace}/sa/{name}").expect("a pattern");
+    let mut settings =
+        over_tls(keyed(leading_to(&handler), "x-api-key", &key), server_tls(&[&server], of(&authority, false)));
+    let certificates = vec![CertificateRule { field: Field::Spiffe, pattern }];
+    settings.authentication.as_mut().expect("it is configured").certificates = certificates;
+    let names = |name: &str| Some(vec![Pattern::new(name).expect("a pattern")]);
+    let only =
+        |name: &str, namespace: Option<&str>| Callers { names: names(name), namespaces: namespace.and_then(names) };
+    let rules = [only("orders", Some("shop")), only("by key", None)];
+    let rules = rules.map(|callers| Rule { callers, ..Rule::default() }).into();
+    settings.authorization = Some(AuthorizationSettings { rules, ..AuthorizationSettings::default() });
+    let gateway = Gateway::start(settings).await;
+    for (certificate, shown, expected) in [
+        (Some(&mesh), None, 200),
+        (Some(&mesh), Some(&*key.text), 200),
+        (Some(&mesh), Some("wrong"), 401),
+        (Some(&odd), None, 401),
+        (Some(&odd), Some(&*key.text), 401),
+        (None, None, 401),
+        (None, Some(&*key.text), 200),
+    ] {
+        let client = tls_client(&authority, certificate, &[&TLS13]);
+        let mut caller = TlsCaller::connect(gateway.data(), "gateway.test", &client).await.expect("a connection");
+        let mut request = start("pay");
+        if let Some(key) = shown {
+            request = request.header("X-Api-Key", key);
+        }
+        let answer = caller.call(&request).await.expect("an answer");
+        assert_eq!(answer.status(), expected, "{shown:?}: {}", answer.text());
+    }
+    for (how, result, count) in
+        [("certificate", "known", 1.0), ("certificate", "wrong", 2.0), ("api_key", "known", 2.0)]
+    {
+        let labels = [("how", how), ("result", result)];
+        gateway.counts("nexus_gateway_authentications_total", &labels, count).await;
     }
 }

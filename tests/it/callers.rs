@@ -43,7 +43,10 @@ impl Known {
     fn under(&self, settings: Settings, rules: Vec<Rule>) -> Settings {
         let keys = self.0.iter().map(|(_, key)| key.key.clone()).collect();
         let header = HeaderName::from_static("x-api-key");
-        let authentication = AuthenticationSettings { api_keys: Some(ApiKeySettings { header, keys }) };
+        let authentication = AuthenticationSettings {
+            api_keys: Some(ApiKeySettings { header, keys }),
+            ..AuthenticationSettings::default()
+        };
         let authorization = AuthorizationSettings { rules, ..AuthorizationSettings::default() };
         Settings { authentication: Some(authentication), authorization: Some(authorization), ..settings }
     }

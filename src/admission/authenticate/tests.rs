@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::admission::Trust;
+use crate::tls::PeerCertificate;
 
 fn peer() -> Peer {
     Peer::connected((Ipv4Addr::LOCALHOST, 1).into(), Trust::Untrusted)
@@ -38,7 +39,8 @@ async fn a_caller_is_known_by_its_api_key() {
     let orders = NewApiKey::generate("orders", Some("shop")).unwrap();
     let next = NewApiKey::generate("orders", None).unwrap();
     let settings = keys("x-api-key", vec![orders.key, next.key]);
-    let authentication = Authentication::new(&AuthenticationSettings { api_keys: Some(settings) });
+    let authentication =
+        Authentication::new(&AuthenticationSettings { api_keys: Some(settings), ..AuthenticationSettings::default() });
     let known = |text: &str| Ok(Some(text.to_owned()));
     assert_eq!(who(&authentication, &[("x-api-key", &orders.text)]).await, known("orders in shop by ApiKey"));
     assert_eq!(who(&authentication, &[("x-api-key", &next.text)]).await, known("orders by ApiKey"));
@@ -58,10 +60,42 @@ async fn a_caller_is_known_by_its_api_key() {
 }
 
 #[tokio::test]
+async fn what_a_request_shows_names_its_sender_rather_than_the_certificate() {
+    let key = NewApiKey::generate("orders", None).unwrap();
+    let pattern = IdentityPattern::new("CN={name}").unwrap();
+    let authentication = Authentication::new(&AuthenticationSettings {
+        certificates: vec![CertificateRule { field: Field::Subject, pattern }],
+        api_keys: Some(keys("x-api-key", vec![key.key])),
+    });
+    let with = |subject: &str| Peer {
+        certificate: Some(Arc::new(PeerCertificate { subject: subject.into(), ..PeerCertificate::default() })),
+        ..peer()
+    };
+    for (subject, shown, expected) in [
+        ("CN=mesh", None, Ok("mesh")),
+        ("CN=mesh", Some(&*key.text), Ok("orders")),
+        ("CN=mesh", Some("wrong"), Err(How::ApiKey)),
+        ("O=mesh", None, Err(How::Certificate)),
+        ("O=mesh", Some(&*key.text), Err(How::Certificate)),
+    ] {
+        let headers = headers(&shown.map(|key| ("x-api-key", key)).into_iter().collect::<Vec<_>>());
+        let found = authentication.authenticate(&with(subject), &headers).await;
+        let found = found.map(|caller| caller.identity().map(|identity| identity.name.to_string()));
+        assert_eq!(
+            found.map_err(|denied| denied.how()),
+            expected.map(|name| Some(name.to_owned())),
+            "{subject} {shown:?}"
+        );
+    }
+    assert_eq!(who(&authentication, &[]).await, Ok(None), "without a certificate");
+}
+
+#[tokio::test]
 async fn an_api_key_may_come_as_a_bearer() {
     let orders = NewApiKey::generate("orders", None).unwrap();
     let settings = keys("authorization", vec![orders.key]);
-    let authentication = Authentication::new(&AuthenticationSettings { api_keys: Some(settings) });
+    let authentication =
+        Authentication::new(&AuthenticationSettings { api_keys: Some(settings), ..AuthenticationSettings::default() });
     let shown = format!("Bearer {}", orders.text);
     assert_eq!(who(&authentication, &[("authorization", &shown)]).await, Ok(Some("orders by ApiKey".into())));
     assert!(who(&authentication, &[("authorization", &orders.text)]).await.is_err(), "without a scheme");

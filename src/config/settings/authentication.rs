@@ -5,23 +5,54 @@ use std::collections::HashMap;
 use http::HeaderName;
 
 use crate::admission::AuthenticationSettings;
-use crate::admission::authenticate::{ApiKey, ApiKeySettings};
+use crate::admission::authenticate::{ApiKey, ApiKeySettings, CertificateRule, Field};
 use crate::config::file;
 use crate::config::problem::quoted_list;
 use crate::config::report::Report;
 use crate::config::tree::item_path;
 
+/// Rules are tried one after the other.
+const MAX_RULES: usize = 100;
 /// Above any real number of callers; a look-up's cost does not depend on it.
 const MAX_KEYS: usize = 10_000;
 
 /// By what callers are known; none where nothing is said of it.
 pub(super) fn build(file: Option<file::Authentication>, report: &mut Report<'_>) -> Option<AuthenticationSettings> {
     let file = file?;
-    if file.api_keys.is_none() {
-        let message = "knows callers by nothing; write `api_keys:` below it, or remove it";
+    if file.certificates.is_none() && file.api_keys.is_none() {
+        let message = "knows callers by nothing; write `certificates:` or `api_keys:` below it, or remove it";
         report.add("authentication", message);
     }
-    Some(AuthenticationSettings { api_keys: file.api_keys.map(|file| api_keys(file, report)) })
+    let certificates = file.certificates.map(|list| certificates(list, report)).unwrap_or_default();
+    Some(AuthenticationSettings { certificates, api_keys: file.api_keys.map(|file| api_keys(file, report)) })
+}
+
+fn certificates(list: Vec<Option<file::CertificateRule>>, report: &mut Report<'_>) -> Vec<CertificateRule> {
+    let path = "authentication.certificates";
+    if list.is_empty() {
+        report.add(
+            path,
+            "has no rules; write `- spiffe: 'spiffe://TRUST-DOMAIN/ns/{namespace}/sa/{name}'`, or remove it",
+        );
+    }
+    if list.len() > MAX_RULES {
+        report.add(path, format!("has {} rules; write at most {MAX_RULES}", list.len()));
+    }
+    let items = list.into_iter().take(MAX_RULES).map(Option::unwrap_or_default).enumerate();
+    items.filter_map(|(index, item)| certificate(item, &item_path(path, index), report)).collect()
+}
+
+fn certificate(file: file::CertificateRule, path: &str, report: &mut Report<'_>) -> Option<CertificateRule> {
+    let file::CertificateRule { spiffe, dns, subject, common_name } = file;
+    let fields =
+        [(Field::Spiffe, spiffe), (Field::Dns, dns), (Field::Subject, subject), (Field::CommonName, common_name)];
+    let mut written = fields.into_iter().filter_map(|(field, pattern)| Some((field, pattern?.0)));
+    let (first, second) = (written.next(), written.next());
+    if first.is_none() || second.is_some() {
+        let message = "has to be one of `spiffe`, `dns`, `subject` and `common_name`; write several rules for several";
+        report.add(path, message);
+    }
+    first.map(|(field, pattern)| CertificateRule { field, pattern })
 }
 
 fn api_keys(file: file::ApiKeys, report: &mut Report<'_>) -> ApiKeySettings {

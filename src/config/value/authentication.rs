@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::HeaderName;
 
 use super::Kind;
-use crate::admission::authenticate::{MAX_NAME, is_name, is_printable};
+use crate::admission::authenticate::{IdentityPattern, MAX_NAME, is_name, is_printable};
 use crate::admission::authorize::ANONYMOUS;
 
 /// Who a caller is.
@@ -39,6 +39,24 @@ impl Kind for CallerNamespace {
         let wrong =
             || format!("is not a namespace; write 1 to {MAX_NAME} printable ASCII characters, or leave the key out");
         is_printable(text).then(|| text.into()).ok_or_else(wrong)
+    }
+}
+
+/// How a text names a caller.
+pub(in crate::config) struct Pattern;
+
+impl Kind for Pattern {
+    type Value = IdentityPattern;
+
+    const EXPECTED: &'static str = "a pattern such as `{name}`";
+    const FREE_TEXT: bool = true;
+
+    fn from_text(text: &str) -> Result<IdentityPattern, String> {
+        IdentityPattern::new(text)
+    }
+
+    fn pattern() -> &'static str {
+        r"\{name\}"
     }
 }
 
@@ -142,6 +160,7 @@ mod tests {
         #[test]
         fn any_text_is_read_or_refused(text in ".*") {
             let _ = (IdentityName::from_text(&text), CallerNamespace::from_text(&text));
+            let _ = Pattern::from_text(&text);
             let _ = (CredentialHeader::from_text(&text), Sha256::from_text(&text));
         }
     }
