@@ -9,6 +9,20 @@ static KEYS: LazyLock<Keyring> = LazyLock::new(|| {
     Keyring::new(keys.into()).expect("the keys are distinct")
 });
 
+/// What was made with the keys, as far as the corpus tells: it has these with one thing changed, and that may be undone.
+const MADE: [&str; 4] = [
+    concat!(
+        "AZxGO5sAAQIDBAUGBwgJCgtaF7nG5kaf8CFImXUZLeJ2Nv676wrJwzy4kkK7yf9NxVJTMHLgBtYxvUK-Y8bmnZH2vDA_XIpJsXIVAE8dqYmU7wdGmw",
+        "oO3I52GGtgtEHrlntZW7wrpnbhuG4jD7-moNyQeT_gZF9J-rywz55_4NOpi23IgvY3s3T1moCLemBqEgT9Lr-8YfpH8LcbydGBjMOgXGaHTZ4C9qY",
+    ),
+    concat!(
+        "AbbX8MoAAQIDBAUGBwgJCgtY2C6RwYrv8mN1HErU55cOxZfkHZBTvg5FjbWFFNmJ3kULWMuHnCyp-kXH0kiJj3XWrEjxCy0Yb7XU5eUbyA57NWTWRA",
+        "aojoODoH3ftMG__3jBimp7WDI1UJggyWGGRsW4lUQUZfi4-zAMswzKxMwnWYvCFtwyvDj4TA1Xu4ISGW3p0nSsoMbz1VfRFjkJbaoqXK5s-_dykIQ",
+    ),
+    "ngw1.AbbX8MrRaJykQKarKXMPdG8nlm3-kLLtsnEgaYcokyL46GNbp7s8G0tKeu0FBTsV1jmAhvTLqGU0wEgRakQ",
+    "ngw1.AbbX8MoAAQIDBAUGBwgJCgu79E8HRmMfdMzDiD8Z8NzOM_ckVWE",
+];
+
 pub(crate) fn check(input: &[u8]) {
     token_comes_back(input);
     let Ok(text) = std::str::from_utf8(input) else { return };
@@ -23,8 +37,11 @@ pub(crate) fn check(input: &[u8]) {
     }
 }
 
-/// Nothing here was made with the keys, so that whatever opens is forged.
+/// Nothing else was made with the keys, so that whatever opens is forged.
 fn does_not_open(text: &str) {
+    if MADE.contains(&text) {
+        return;
+    }
     let refused = [
         KEYS.open_callback(text, 0).expect_err("a callback is forged"),
         KEYS.open_token(text, "").expect_err("a callback's token is forged"),
