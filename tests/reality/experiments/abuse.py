@@ -35,10 +35,14 @@ RATES = {"flood": 2_000, "gzip-bombs": 200}
 """Connections and requests a second; frames otherwise."""
 FRAMES = 20_000
 
+SOURCES = {"idle": 20}
+"""Addresses that an attack comes from where it is not the usual one: a thousand connections of one are the most."""
+
 SERVER = {"max_connections": 15000}
 """What holds for the data port beside the defaults."""
 
-METRICS = ("connections_total", "connections_refused_total", "connections_reaped_total", "failures_total")
+KINDS = ("total", "refused_total", "reaped_total", "cut_total")
+METRICS = (*(f"connections_{kind}" for kind in KINDS), "failures_total")
 
 
 def settings(handler: str, large: str, server: Mapping[str, object], http2: bool) -> Path:
@@ -139,12 +143,13 @@ class Abuse:
             await asyncio.sleep(0.05)
 
     async def attack(
-        self, name: str, lasts: float, rounds: int = 1, size: int = 0, rate: float = 0, sources: int = 1
+        self, name: str, lasts: float, rounds: int = 1, size: int = 0, rate: float = 0, sources: int = 0
     ) -> Found:
         """Quiet and abused in turns, `lasts` seconds each."""
         found = Found(before=memory(self.gateway.pid))
         before = counters(await asyncio.to_thread(self.gateway.metrics))
         size, rate = size or SIZES.get(name, USUAL), rate or RATES.get(name, FRAMES)
+        sources = sources or SOURCES.get(name, 1)
         for _ in range(rounds):
             since = time.monotonic()
             await asyncio.sleep(lasts)
@@ -189,7 +194,7 @@ async def main() -> None:
     parser.add_argument("--lasts", type=float, default=10, help="seconds of an attack, and of the quiet before it")
     parser.add_argument("--rounds", type=int, default=3, help="how often both take turns")
     parser.add_argument("--rate", type=float, default=50, help="good requests a second of each of five senders")
-    parser.add_argument("--sources", type=int, default=1, help="addresses that attackers come from")
+    parser.add_argument("--sources", type=int, default=0, help="addresses that attackers come from")
     parser.add_argument("--http1", action="store_true", help="leave out the attacks over HTTP/2")
     parser.add_argument("--only", nargs="*", default=[], choices=[*ATTACKS, *ATTACKS2], help="these attacks")
     options = parser.parse_args()
