@@ -19,9 +19,11 @@ use crate::telemetry::Telemetry;
 
 /// Pieces in which answers are handed to a stream: so much is buffered for a caller that does not read.
 pub(super) const PIECE: usize = 16 << 10;
-/// Streams that the peer may reset before they were looked at, and that its mistakes may reset. As many as in `h2`.
+/// Streams that the peer may reset before they were looked at, as many as in `h2`.
 const MAX_PENDING_RESETS: usize = 20;
-const MAX_LOCAL_RESETS: usize = 256;
+/// Streams that the peer's mistakes may reset before its connection ends. A caller makes none; one that makes them on purpose
+/// gets a request each that is begun and thrown away.
+const MAX_LOCAL_RESETS: usize = 32;
 
 /// Bounds of HTTP/2 connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
