@@ -216,11 +216,7 @@ fn definition(endpoint: Endpoint, cluster: &Arc<str>, externals: bool) -> Option
             task_queue: worker.task_queue.into(),
         },
         RemoteTarget { external: Some(external), .. } if externals => match BaseUrl::parse(&external.url) {
-            Ok(url) if !url.tls => Target::External { url },
-            Ok(_) => {
-                tracing::warn!(%cluster, endpoint = name, "left out: TLS to targets is not supported yet");
-                return None;
-            }
+            Ok(url) => Target::External { url },
             Err(error) => {
                 tracing::warn!(%cluster, endpoint = name, %error, "left out: cannot read the target URL");
                 return None;
