@@ -177,6 +177,11 @@ fn load_with(
     let file = de::read(&mut root, &mut problems);
     // What a broken file would have defined is missing: to complain about that would only confuse.
     let settings = all_parsed.then(|| settings::build(file, overrides, environment, &root, inputs, &mut problems));
+    for problem in &mut problems {
+        if let Some(shown) = tree::known_part(&problem.key) {
+            problem.key = shown.to_owned();
+        }
+    }
     problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
     settings.filter(|_| problems.is_empty()).ok_or(problems)
 }

@@ -15,7 +15,7 @@ use crate::credentials::{Outward, Purse, SignerSettings, Wallet};
 use crate::gates::{CallerKey, Gates};
 use crate::nexus::BaseUrl;
 use crate::nexus::path::decode;
-use crate::registry::{CONFIGURATION, ClusterSettings, Conflict, Definition, Entry, Snapshot, Target};
+use crate::registry::{CONFIGURATION, ClusterSettings, Conflict, Entry, Snapshot, Target};
 use crate::resilience::rate_limit::StoreSettings;
 use crate::telemetry::{EndpointMetrics, OperationMetrics, Telemetry};
 use crate::tls::ClientTlsSettings;
@@ -252,7 +252,7 @@ impl Router {
                 return Some(Arc::clone(endpoint));
             }
         }
-        let (key, prefix) = destination(&entry.definition, &new.plan)?;
+        let (key, prefix) = destination(entry, &new.plan)?;
         let reused = (old.plan.upstream == new.plan.upstream).then(|| old.upstreams.get(&key)).flatten();
         let upstream = new.upstreams.entry(key).or_insert_with_key(|key| match reused {
             Some(upstream) => Arc::clone(upstream),
@@ -288,14 +288,15 @@ impl Router {
 }
 
 /// The addresses of a target and the path before `{service}/{operation}`; none where the cluster is not configured.
-fn destination(definition: &Definition, plan: &Plan) -> Option<(UpstreamKey, String)> {
+fn destination(entry: &Entry, plan: &Plan) -> Option<(UpstreamKey, String)> {
     let cluster = |name: &Arc<str>| {
         let urls = plan.clusters.get(name)?.clone();
         let base = urls.first()?.path.clone();
         Some((UpstreamKey::new(Arc::clone(name), urls, Probe::SystemInfo, plan.outward.get(name)), base))
     };
     let escape = |segment| utf8_percent_encode(segment, SEGMENT).to_string();
-    match &definition.target {
+    let target = &entry.definition.target;
+    match target {
         Target::Dispatch { cluster: name, id, .. } => {
             let (key, base) = cluster(name)?;
             Some((key, format!("{base}/nexus/endpoints/{id}/services/")))
@@ -307,8 +308,8 @@ fn destination(definition: &Definition, plan: &Plan) -> Option<(UpstreamKey, Str
         }
         Target::External { url } => {
             let origin = BaseUrl { path: "".into(), ..url.clone() };
-            let outward = plan.externals.get(&definition.name);
-            let key = UpstreamKey::new(url.authority().into(), vec![origin], Probe::Connect, outward);
+            let key =
+                UpstreamKey::new(url.authority().into(), vec![origin], Probe::Connect, plan.external(entry, target));
             Some((key, format!("{}/", url.path)))
         }
     }
@@ -417,7 +418,7 @@ impl Endpoint {
     }
 
     fn upstream_key(&self) -> Option<UpstreamKey> {
-        destination(&self.entry.definition, &self.plan).map(|(key, _)| key)
+        destination(&self.entry, &self.plan).map(|(key, _)| key)
     }
 }
 
@@ -425,6 +426,7 @@ impl Endpoint {
 mod tests {
     use super::*;
     use crate::gates::ProcessSettings;
+    use crate::registry::Definition;
 
     const ID: &str = "7c679e62-b5fe-4ebc-9ae3-f5b952778b7d";
 

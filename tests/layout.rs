@@ -38,6 +38,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
             "registry",
             "resilience",
             "route",
+            "secret",
             "server",
             "telemetry",
             "tls",

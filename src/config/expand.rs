@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::inputs::Inputs;
 use super::problem::Problem;
-use super::tree::{Node, Value};
+use super::tree::{Node, Value, is_secret};
 
 /// Looks up an environment variable.
 pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -14,7 +14,8 @@ pub(super) fn expand(node: &mut Node, environment: Environment<'_>, inputs: &mut
     if let Value::Text(text) = &node.value
         && text.contains('$')
     {
-        match expand_text(text, environment, inputs) {
+        let shown = !is_secret(&node.path);
+        match expand_text(text, shown, environment, inputs) {
             Ok(expanded) => {
                 node.expanded = text.contains("${");
                 node.value = Value::Text(expanded);
@@ -30,7 +31,9 @@ pub(super) fn expand(node: &mut Node, environment: Environment<'_>, inputs: &mut
     }
 }
 
-fn expand_text(text: &str, environment: Environment<'_>, inputs: &mut Inputs) -> Result<String, String> {
+/// Where the text is not `shown`, a message repeats what is needed to find its source, and nothing that was written in the
+/// place of it.
+fn expand_text(text: &str, shown: bool, environment: Environment<'_>, inputs: &mut Inputs) -> Result<String, String> {
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('$') {
@@ -40,7 +43,7 @@ fn expand_text(text: &str, environment: Environment<'_>, inputs: &mut Inputs) ->
             after
         } else if let Some(reference) = after.strip_prefix('{') {
             let (reference, after) = reference.split_once('}').ok_or("`${` has no `}`; for a plain `$` write `$$`")?;
-            expanded.push_str(&look_up(reference, environment, inputs)?);
+            expanded.push_str(&look_up(reference, shown, environment, inputs)?);
             after
         } else {
             expanded.push('$');
@@ -51,11 +54,18 @@ fn expand_text(text: &str, environment: Environment<'_>, inputs: &mut Inputs) ->
     Ok(expanded)
 }
 
-fn look_up(reference: &str, environment: Environment<'_>, inputs: &mut Inputs) -> Result<String, String> {
+fn look_up(reference: &str, shown: bool, environment: Environment<'_>, inputs: &mut Inputs) -> Result<String, String> {
+    let is_name = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     match reference.split_once(':') {
+        Some(("env", name)) if !shown && !is_name(name) => {
+            Err("`${env:` is not followed by the name of a variable".into())
+        }
         Some(("env", name)) => environment(name)
             .ok_or_else(|| format!("the environment variable `{name}` is not set; set it, or write the value here")),
         Some(("file", path)) if Path::new(path).is_absolute() => read(path, inputs),
+        _ if !shown => {
+            Err("has a reference that is unknown; write `${env:NAME}` or `${file:/path}`, or `$$` for `$`".into())
+        }
         Some(("file", path)) => Err(format!("`{path}` is not an absolute path; write `${{file:/path}}`")),
         _ => Err(format!("`${{{reference}}}` is unknown; write `${{env:NAME}}` or `${{file:/path}}`, or `$$` for `$`")),
     }
@@ -74,7 +84,7 @@ mod tests {
 
     fn expanded(text: &str) -> Result<String, String> {
         let environment = |name: &str| (name == "NAME").then(|| "va$lue".to_owned());
-        expand_text(text, &environment, &mut Inputs::default())
+        expand_text(text, true, &environment, &mut Inputs::default())
     }
 
     #[test]

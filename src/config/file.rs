@@ -8,13 +8,14 @@ use serde::Deserialize;
 
 use super::shape::{Discover, Named, Urls};
 use super::value::{
-    Address, AdminToken, Checked, Count, Folder, GIB, HOUR, KIB, LogLevel, LogPlace, MIB, MINUTE, Percent, SECOND,
-    Segment, Size, Store, Time, Url,
+    Address, AdminToken, Checked, Count, FieldValue, Folder, GIB, HOUR, KIB, LogLevel, LogPlace, MIB, MINUTE, Percent,
+    SECOND, Segment, Size, Store, Time, Url,
 };
 
 mod authentication;
 mod authorization;
 mod callbacks;
+mod outward;
 mod park;
 mod policy;
 mod tls;
@@ -22,6 +23,7 @@ mod tls;
 pub(super) use authentication::{ApiKey, ApiKeys, Authentication, CertificateRule};
 pub(super) use authorization::{AllowCompletions, AllowRule, Authorization, Names};
 pub(super) use callbacks::{AllowKeys, Callbacks, SealKey};
+pub(super) use outward::{CallerHeader, Callers, ClientAuth, CredentialHeader, Credentials, OAuth2, Passed, Shown};
 pub(super) use park::{End, Park, Parking};
 pub(super) use policy::{
     Breaker, Callback, Cause, Concurrency, Level, OnFailure, Part, Policy, RateLimit, Redact, Retry, Scope, Setting,
@@ -47,6 +49,8 @@ pub(super) struct File {
     /// Which callers may call what. Left out: everybody may call everything, unless callers are authenticated; then
     /// nobody may call anything.
     pub(super) authorization: Option<Authorization>,
+    /// How handlers are told who calls, where a target wants that signed.
+    pub(super) callers: Option<Callers>,
     /// What holds for which requests: first match wins per setting, most specific selector first.
     pub(super) policies: Option<Vec<Option<Policy>>>,
     /// Completions of asynchronous operations on their way back to their callers. Left out: they do not go through the
@@ -164,6 +168,16 @@ pub(super) struct Cluster {
     /// How the cluster is met where its URL begins with `https`. Left out: the system's authorities are believed, and no
     /// certificate is shown.
     pub(super) tls: Option<ClientTls>,
+    /// What shows the cluster who the gateway is: on the requests for its registry, on those that are forwarded, and on
+    /// completions that go to its callback routes. Left out: nothing.
+    pub(super) credentials: Option<Credentials>,
+    /// Further headers of the same requests.
+    pub(super) headers: Option<Named<Checked<FieldValue>>>,
+    /// Which of the caller's own `authorization` and `cookie` pass to the cluster. Default: none.
+    pub(super) pass: Option<Vec<Option<Passed>>>,
+    /// How the cluster is told who calls, where that is known: in the header `Nexus-Gateway-Caller` by name, with
+    /// `Nexus-Gateway-Caller-Namespace` beside it, or as a token signed by the key of `callers`. Default: header.
+    pub(super) caller: Option<CallerHeader>,
 }
 
 #[derive(Default, Deserialize, JsonSchema)]
@@ -204,6 +218,14 @@ pub(super) struct External {
     /// How it is met where its URL begins with `https`. Left out: the system's authorities are believed, and no
     /// certificate is shown.
     pub(super) tls: Option<ClientTls>,
+    /// What shows the handler who the gateway is. Left out: nothing.
+    pub(super) credentials: Option<Credentials>,
+    /// Further headers of its requests.
+    pub(super) headers: Option<Named<Checked<FieldValue>>>,
+    /// Which of the caller's own `authorization` and `cookie` pass to the handler. Default: none.
+    pub(super) pass: Option<Vec<Option<Passed>>>,
+    /// How the handler is told who calls, as for a cluster. Default: header.
+    pub(super) caller: Option<CallerHeader>,
 }
 
 #[derive(Default, Deserialize, JsonSchema)]

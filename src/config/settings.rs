@@ -19,6 +19,7 @@ mod admin;
 mod authentication;
 mod authorization;
 mod callbacks;
+mod outward;
 mod park;
 mod policies;
 mod server;
@@ -41,6 +42,9 @@ pub(super) fn build(
     let admin = admin::build(admin, address, &mut report);
     let clusters = targets::clusters(file.clusters, &overrides.clusters, &mut report);
     let (endpoints, externals) = targets::endpoints(file.endpoints, &clusters, &mut report);
+    let callers = outward::callers(file.callers, &mut report);
+    let signs = callers.is_some() || report.is_known_bad("callers");
+    outward::refuse_unsigned(&clusters, &externals, signs, &mut report);
     let authorization = authorization::build(file.authorization, &mut report);
     let policies = policies::build(file.policies, &mut report);
     let has_store = file.redis.is_some() || report.is_known_bad("redis");
@@ -84,7 +88,7 @@ pub(super) fn build(
         server,
         endpoints,
         externals,
-        callers: None,
+        callers,
         clusters,
         authorization,
         policies,

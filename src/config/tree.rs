@@ -17,6 +17,31 @@ const SECRETS: [&str; 7] = ["redis", "redis.url", "callbacks", "park", "park.sto
 /// Nothing that stands here is shown, names of keys included: an id and a secret may have changed places.
 const KEYS: [&str; 2] = ["callbacks.keys", "authentication.api_keys.keys"];
 
+/// Names of keys below what is guarded.
+const KNOWN: [&str; 21] = [
+    "allow_cleartext",
+    "audience",
+    "bearer",
+    "ca",
+    "certificate",
+    "client_auth",
+    "client_id",
+    "client_secret",
+    "header",
+    "id",
+    "key",
+    "name",
+    "namespace",
+    "oauth2",
+    "scope",
+    "secret",
+    "server_name",
+    "sha256",
+    "tls",
+    "token_url",
+    "value",
+];
+
 #[derive(Clone, Debug)]
 pub(super) struct Node {
     /// Such as `policies[1].timeout`; empty at the root.
@@ -135,8 +160,11 @@ pub(super) fn shown_text(text: &str) -> String {
 }
 
 /// Whether what stands at `path` must not be shown.
-fn is_secret(path: &str) -> bool {
-    SECRETS.contains(&path) || KEYS.iter().any(|keys| is_at_or_below(path, keys)) || names_key_file(path)
+pub(super) fn is_secret(path: &str) -> bool {
+    SECRETS.contains(&path)
+        || guarded(path).is_some()
+        || KEYS.iter().any(|keys| is_at_or_below(path, keys))
+        || names_key_file(path)
 }
 
 /// Whether the path of a private key's file stands there, or the key itself by mistake.
@@ -146,8 +174,63 @@ fn names_key_file(path: &str) -> bool {
 
 /// What of `path` may be shown of an unknown key there, if that is not all of it.
 pub(super) fn shown_part(path: &str) -> Option<&str> {
+    if let Some(part) = known_part(path) {
+        return Some(part);
+    }
     let keys = KEYS.iter().find(|keys| is_at_or_below(path, keys))?;
     path[keys.len()..].find(']').map(|end| &path[..=keys.len() + end])
+}
+
+/// What of `path` may be shown, if that is not all of it: below what is guarded, names that the format has. Others may be a
+/// secret that stands where a key should, or has become a part of one.
+pub(super) fn known_part(path: &str) -> Option<&str> {
+    let below = guarded(path)?;
+    let unknown = |(_, segment): &(usize, &str)| {
+        let name = segment.split('[').next().unwrap_or_default();
+        let is_header = below.headers && !name.starts_with('"') && (1..=64).contains(&name.len());
+        !is_header && !KNOWN.contains(&name)
+    };
+    let hidden = segments(path).into_iter().find(|found| found.0 > below.start && unknown(found));
+    hidden.map(|(start, _)| &path[..start - 1])
+}
+
+/// Where a path comes to what is guarded.
+struct Guarded {
+    /// Of the name that says so.
+    start: usize,
+    /// Whether the names below are those of headers.
+    headers: bool,
+}
+
+fn guarded(path: &str) -> Option<Guarded> {
+    if let Some(keys) = KEYS.iter().find(|keys| is_at_or_below(path, keys)) {
+        return Some(Guarded { start: keys.rfind('.').map_or(0, |dot| dot + 1), headers: false });
+    }
+    if !is_at_or_below(path, "clusters") && !is_at_or_below(path, "endpoints") {
+        return None;
+    }
+    let mut below_names = segments(path).into_iter().skip(2);
+    let found = below_names.find(|(_, name)| matches!(name.split('[').next(), Some("credentials" | "headers")))?;
+    Some(Guarded { start: found.0, headers: found.1 == "headers" })
+}
+
+/// The names of a path, each with its place in it.
+fn segments(path: &str) -> Vec<(usize, &str)> {
+    let (mut found, mut start, mut quoted, mut escaped) = (Vec::new(), 0, false, false);
+    for (at, c) in path.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            '.' if !quoted => {
+                found.push((start, &path[start..at]));
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    found.push((start, &path[start..]));
+    found
 }
 
 /// Whether `path` is `above` or a part of it.
@@ -223,7 +306,9 @@ impl Reader<'_> {
             YamlData::Sequence(items) => Value::List(self.items(items, path)),
             YamlData::Mapping(entries) => Value::Map(self.entries(entries.iter(), path)),
             YamlData::Tagged(tag, _) => {
-                self.problem(line, path, format!("tags such as `{tag}` mean nothing here; remove it"));
+                let tag = if is_secret(path) { "a tag".into() } else { format!("a tag such as `{tag}`") };
+                let advice = "remove it, or put a text that begins with `!` in quotes";
+                self.problem(line, path, format!("{tag} means nothing here; {advice}"));
                 Value::Null
             }
             YamlData::Representation(..) | YamlData::BadValue | YamlData::Alias(_) => {

@@ -22,6 +22,7 @@ mod authentication;
 mod authorization;
 mod callbacks;
 mod limits;
+mod outward;
 mod park;
 mod tls;
 
@@ -30,6 +31,7 @@ pub(super) use authentication::{CallerNamespace, CredentialHeader, IdentityName,
 pub(super) use authorization::{EndpointPattern, NamePattern};
 pub(super) use callbacks::{AllowedUrl, KeyId, KeySecret, PublicUrl};
 pub(super) use limits::{CallerName, OrOff, Percent, Period, RateOf, Store};
+pub(super) use outward::{FieldName, FieldValue, PlainName, SecretText, TokenUrl};
 pub(super) use park::ParkStore;
 pub(super) use tls::{FilePath, MinVersion, TlsName};
 

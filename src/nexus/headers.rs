@@ -85,12 +85,14 @@ pub fn clean_response(headers: &mut HeaderMap) {
     remove(headers, is_hop_by_hop);
 }
 
-fn is_hop_by_hop(name: &str) -> bool {
+/// Whether a header, its name in lower case, belongs to one connection.
+pub fn is_hop_by_hop(name: &str) -> bool {
     matches!(name, "connection" | "keep-alive" | "te" | "trailer" | "transfer-encoding" | "upgrade" | "http2-settings")
         || name.starts_with("proxy-")
 }
 
-fn steers_temporal(name: &str) -> bool {
+/// Whether a header, its name in lower case, steers priority and forwarding inside Temporal.
+pub fn steers_temporal(name: &str) -> bool {
     matches!(name, "caller-name" | "caller-type" | "call-initiation")
         || name.starts_with("xdc-redirection")
         || name.starts_with("temporal-principal-")

@@ -40,7 +40,7 @@ impl Router {
         let purse = self.purse(&endpoint.entry, &target, &endpoint.plan);
         let mut entry = endpoint.entry.clone();
         entry.definition.target = target;
-        let (key, prefix) = destination(&entry.definition, &endpoint.plan)?;
+        let (key, prefix) = destination(&entry, &endpoint.plan)?;
         let upstream = table.upstreams.get(&key).cloned().unwrap_or_else(|| self.new_upstream(&key, &endpoint.plan));
         Some(Arc::new(Endpoint {
             prefix: prefix.into(),

@@ -5,11 +5,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::HeaderValue;
 use http::header::{AUTHORIZATION, HeaderName};
+use jsonwebtoken::jwk::JwkSet;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
+use nexus_gateway::admission::authenticate::{ApiKeySettings, NewApiKey};
+use nexus_gateway::admission::authorize::{Callers, Pattern, Rule};
+use nexus_gateway::admission::{AuthenticationSettings, AuthorizationSettings};
 use nexus_gateway::callback::CallbackSettings;
 use nexus_gateway::callback::destination::Allowed;
 use nexus_gateway::callback::seal::Key;
 use nexus_gateway::config::Settings;
-use nexus_gateway::credentials::{ClientAuth, Credentials, OAuth2Settings, Outward, Pass};
+use nexus_gateway::credentials::{
+    CallerHeader, ClientAuth, Credentials, OAuth2Settings, Outward, Pass, SignerSettings, SigningKey,
+};
 use nexus_gateway::nexus::{BaseUrl, ErrorType};
 use nexus_gateway::secret::Secret;
 use nexus_gateway::tls::ClientTlsSettings;
@@ -133,6 +140,51 @@ async fn a_completion_to_anywhere_else_carries_none() {
     assert_eq!(seen.all("authorization"), ["handlers"], "what a start asked for comes back");
     let seen = completed_at("/api/v1/namespaces/pay/workflows/w", true).await;
     assert_eq!(seen.all("authorization"), ["handlers"], "a caller's text does not make the gateway act for it");
+}
+
+/// The settings, for which `key` is that of the caller `orders` of the namespace `shop`.
+fn knowing(settings: Settings, key: &NewApiKey) -> Settings {
+    let all = ["*", "anonymous"].map(|name| Pattern::new(name).expect("a pattern"));
+    let callers = Callers { names: Some(all.into()), namespaces: None };
+    let rules = vec![Rule { callers, ..Rule::default() }];
+    let authorization = Some(AuthorizationSettings { rules, ..AuthorizationSettings::default() });
+    let api_keys = ApiKeySettings { header: HeaderName::from_static("x-api-key"), keys: vec![key.key.clone()] };
+    let authentication = Some(AuthenticationSettings { api_keys: Some(api_keys), ..AuthenticationSettings::default() });
+    Settings { authentication, authorization, ..settings }
+}
+
+#[tokio::test]
+async fn the_handler_is_told_who_calls_and_nobody_else_can_say_so() {
+    let (handler, key) = (Handler::answering(ok()), NewApiKey::generate("orders", Some("shop")).expect("a name"));
+    let gateway = Gateway::start(knowing(leading_to(&handler), &key)).await;
+    let forged = start("pay").header("Nexus-Gateway-Caller", "admin").header("Nexus-Gateway-Caller-Namespace", "x");
+    assert_eq!(gateway.call(&forged.clone().header("X-Api-Key", &key.text)).await.status(), 200);
+    assert_eq!(gateway.call(&forged).await.status(), 200);
+    let [known, anonymous] = &handler.requests()[..] else { panic!("two requests") };
+    assert_eq!(known.all("nexus-gateway-caller"), ["orders"]);
+    assert_eq!(known.all("nexus-gateway-caller-namespace"), ["shop"]);
+    assert_eq!(anonymous.beginning_with("nexus-gateway-"), []);
+}
+
+#[tokio::test]
+async fn a_handler_can_check_a_signed_caller_by_the_keys_of_the_admin_port() {
+    let (handler, key) = (Handler::answering(ok()), NewApiKey::generate("orders", Some("shop")).expect("a name"));
+    let pem = rcgen::KeyPair::generate().expect("a key").serialize_pem();
+    let signer = SignerSettings { key: SigningKey::read(&pem).expect("a key"), issuer: "edge".into() };
+    let outward = Outward { caller: CallerHeader::Signed, ..Outward::default() };
+    let settings = Settings { callers: Some(signer), ..knowing(meeting(&handler, outward), &key) };
+    let gateway = Gateway::start(settings).await;
+    assert_eq!(gateway.call(&start("pay").header("X-Api-Key", &key.text)).await.status(), 200);
+    let seen = handler.request();
+    assert_eq!(seen.header("nexus-gateway-caller-namespace"), None);
+    let keys: JwkSet = serde_json::from_str(&gateway.admin("/.well-known/jwks.json").await.text()).expect("a key set");
+    let mut validation = Validation::new(Algorithm::ES256);
+    validation.set_audience(&["pay"]);
+    validation.set_issuer(&["edge"]);
+    let checking = DecodingKey::from_jwk(&keys.keys[0]).expect("a key");
+    let token = seen.header("nexus-gateway-caller").expect("a token");
+    let claims = decode::<serde_json::Value>(token, &checking, &validation).expect("a good token").claims;
+    assert_eq!((&claims["sub"], &claims["namespace"]), (&"orders".into(), &"shop".into()));
 }
 
 fn oauth2(server: &Handler) -> Outward {

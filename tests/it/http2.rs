@@ -8,6 +8,7 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{HeaderMap, Request as Http, Response};
 use nexus_gateway::config::Settings;
+use nexus_gateway::credentials::{Outward, Pass};
 use nexus_gateway::run::Drained;
 use nexus_gateway::server::{Http2Settings, ServerSettings};
 use tokio::net::TcpStream;
@@ -82,7 +83,9 @@ fn start() -> http::request::Builder {
 #[tokio::test]
 async fn a_request_means_the_same_as_in_http_1_1() {
     let handler = Handler::answering(answer("200 OK", &["Content-Type: application/json", "X-Own: 1"], "\"done\""));
-    let gateway = Gateway::start(speaking(&handler)).await;
+    let outward = Outward { pass: Pass { cookie: true, authorization: false }, ..Outward::default() };
+    let settings = Settings { externals: [("pay".into(), outward)].into(), ..speaking(&handler) };
+    let gateway = Gateway::start(settings).await;
     let mut caller = Http2::connect(gateway.data()).await;
     let request = start()
         .header("nexus-request-id", "3f1c")

@@ -7,13 +7,14 @@ use std::time::Duration;
 use crate::config::file;
 use crate::config::problem::{Place, did_you_mean, quoted_list};
 use crate::config::report::Report;
-use crate::config::settings::tls;
+use crate::config::settings::{outward, tls};
 use crate::config::shape::{Discover, Named, Urls};
 use crate::config::tree::{item_path, key_path, shown_text};
 use crate::config::value::{EndpointName, Kind, Url};
 use crate::credentials::Outward;
 use crate::nexus::BaseUrl;
 use crate::registry::{ClusterSettings, Definition, DiscoverSettings, Target};
+use crate::tls::ClientTlsSettings;
 
 const FLAG: &str = "--cluster";
 
@@ -47,7 +48,9 @@ impl Clusters<'_, '_> {
             self.report.add(&path, "not a cluster's name; use letters, digits, `-`, `_` and `.`");
         }
         let urls = self.urls_from_file(&format!("{path}.url"), &path, cluster.url.map(Urls::into_vec));
-        let outward = outward(cluster.tls, &urls, &path, self.report);
+        let file::Cluster { tls, credentials, headers, pass, caller, .. } = cluster;
+        let shown = file::Shown { credentials, headers, pass, caller };
+        let outward = outward(tls, shown, &urls, &path, self.report);
         self.list.push(ClusterSettings { name: name.into(), urls, discover: discover(cluster.discover), outward });
     }
 
@@ -117,19 +120,34 @@ impl Clusters<'_, '_> {
 }
 
 /// How a target is met, whose settings stand at `path`.
-fn outward(tls: Option<file::ClientTls>, urls: &[BaseUrl], path: &str, report: &mut Report<'_>) -> Outward {
-    let path = format!("{path}.tls");
+fn outward(
+    tls: Option<file::ClientTls>,
+    shown: file::Shown,
+    urls: &[BaseUrl],
+    path: &str,
+    report: &mut Report<'_>,
+) -> Outward {
+    let tls = client_tls(tls, urls, &format!("{path}.tls"), report);
+    outward::outward(tls, shown, urls, path, report)
+}
+
+fn client_tls(
+    tls: Option<file::ClientTls>,
+    urls: &[BaseUrl],
+    path: &str,
+    report: &mut Report<'_>,
+) -> ClientTlsSettings {
     let Some(tls) = tls else {
-        if report.is_written(&path) {
-            report.add(&path, "has no value; write `ca: /PATH/TO/FILE` below it, or remove it");
+        if report.is_written(path) {
+            report.add(path, "has no value; write `ca: /PATH/TO/FILE` below it, or remove it");
         }
-        return Outward::default();
+        return ClientTlsSettings::default();
     };
     if let Some(url) = urls.first().filter(|url| !url.tls) {
         let message = format!("is of no use: the URL beside it is `{url}`; write `https://` there, or remove `tls`");
-        report.add(&path, message);
+        report.add(path, message);
     }
-    Outward { tls: tls::client(tls, &path, report), ..Outward::default() }
+    tls::client(tls, path, report)
 }
 
 fn discover(file: Option<Discover>) -> Option<DiscoverSettings> {
@@ -237,6 +255,7 @@ fn external_target(
         report.add(path, "has no URL; write `url: http://HOST[:PORT][/PATH]`");
     }
     let url = external.url.map(|url| url.0);
-    met(outward(external.tls, url.as_slice(), path, report));
+    let file::External { tls, credentials, headers, pass, caller, .. } = external;
+    met(outward(tls, file::Shown { credentials, headers, pass, caller }, url.as_slice(), path, report));
     Some(Target::External { url: url? })
 }
