@@ -10,12 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 
+from experiments.setting import configuration
+from harness.caller import Outcome, Plan, call
 from harness.gateway import Gateway, binary
 from harness.http import Answer
-from harness.processes import scratch_folder
+from harness.processes import free_port, scratch_folder
+from harness.service import Call, Job
 from harness.traffic import start
-from harness.world import HANDLER_QUEUE, World
+from harness.world import HANDLER_QUEUE, Lane, World
 
 Gateways = Callable[..., Gateway]
 
@@ -108,20 +112,21 @@ async def test_who_shows_nothing_or_something_wrong_learns_nothing(world: World,
         assert answers[0].json()["details"]["type"] == "UNAUTHENTICATED"
 
 
+async def reloads(gateway: Gateway) -> float:
+    metrics = await asyncio.to_thread(gateway.metrics)
+    return metrics.sum("nexus_gateway_config_reloads_total", result="applied")
+
+
 async def test_a_key_is_changed_without_a_moment_in_which_neither_works(world: World, gateways: Gateways) -> None:
     old, new = ApiKey.make("orders"), ApiKey.make("orders")
     at = await edge(world, gateways, [old])
 
-    async def reloads() -> float:
-        metrics = await asyncio.to_thread(at.gateway.metrics)
-        return metrics.sum("nexus_gateway_config_reloads_total", result="applied")
-
     for keys, works, does_not in (([old, new], [old, new], []), ([new], [new], [old])):
-        before = await reloads()
+        before = await reloads(at.gateway)
         draft = Path(f"{at.file}.draft")
         draft.write_text(written(world, at.orders, keys))
         draft.replace(at.file)
-        while await reloads() == before:
+        while await reloads(at.gateway) == before:
             await asyncio.sleep(0.05)
         assert {(await at.start(at.orders, key.text)).status for key in works} == {200}
         assert {(await at.start(at.orders, key.text)).status for key in does_not} <= {401}
@@ -135,3 +140,139 @@ async def test_a_key_reaches_no_handler_and_no_log(world: World, gateways: Gatew
     call = world.sites["handler"].journal.calls[seen:][-1]
     assert "x-api-key" not in call.headers and orders.text not in str(call), call
     assert orders.text not in at.gateway.output()
+
+
+def told_of_caller(call: Call) -> tuple[str | None, str | None]:
+    """Name and namespace of the caller, as a gateway told the handler."""
+    return call.headers.get("nexus-gateway-caller"), call.headers.get("nexus-gateway-caller-namespace")
+
+
+class Across:
+    """Caller's cluster → gateway beside it, which shows a credential → gateway at the edge, which knows callers by it →
+    handler's cluster; and completions the same way home."""
+
+    def __init__(self, lane: Lane, gateways: Gateways) -> None:
+        self.lane = lane
+        self.endpoint = f"across-{uuid.uuid4().hex[:8]}"
+        self._gateways = gateways
+        self._near, self._edge = free_port(), free_port()
+
+    async def start(self, authentication: str, rules: str, shown: str = "") -> Across:
+        """`shown`: the sidecar's `credentials`."""
+        await self.lane.handler.cluster.create_worker_endpoint(self.endpoint, HANDLER_QUEUE)
+        handler = f'clusters: {{ handler: {{ url: "{self.lane.handler.cluster.url}", caller: header }} }}\n'
+        near = f"http://127.0.0.1:{self._near}"
+        edge = handler + authentication + rules + callbacks(self._edge, near)
+        self.edge = await self._gateway(self._edge, edge)
+        sidecar = f"""
+endpoints:
+  {self.endpoint}:
+    external:
+      url: {self.edge.target_url(self.endpoint)}
+      {f"credentials: {shown}" if shown else ""}
+"""
+        caller = f"http://127.0.0.1:{self.lane.caller.cluster.http_port}"
+        self.near = await self._gateway(self._near, sidecar + callbacks(self._near, caller))
+        await self.lane.caller.cluster.create_external_endpoint(self.endpoint, self.near.target_url(self.endpoint))
+        return self
+
+    async def _gateway(self, port: int, text: str) -> Gateway:
+        gateway = self._gateways(config=configuration(text), listen=f"127.0.0.1:{port}")
+        await asyncio.to_thread(gateway.start)
+        return gateway
+
+    async def run(self, operation: str, input: object = None, **headers: str) -> Outcome:
+        plan = Plan(self.endpoint, operation, input, headers=headers)
+        return await call(self.lane.caller.client, plan)
+
+    def calls(self) -> list[Call]:
+        """Those that reached the handler."""
+        return [call for call in self.lane.handler.journal.calls if call.endpoint == self.endpoint]
+
+
+def callbacks(port: int, back: str) -> str:
+    """Who relays the completions that come to this port to `back`."""
+    return f"""
+callbacks:
+  public_url: http://127.0.0.1:{port}
+  allow: [{{ url: "{back}", private: true }}]
+"""
+
+
+def secret(text: str) -> str:
+    """As a configuration takes it from a file."""
+    file = scratch_folder("secret") / "secret"
+    file.write_text(f"{text}\n")
+    return f'"${{file:{file}}}"'
+
+
+def by_key(header: str, *keys: ApiKey) -> str:
+    """Who knows callers by these keys in this header."""
+    entries = "".join(f"      {key.entry}\n" for key in keys)
+    return f"authentication:\n  api_keys:\n    header: {header}\n    keys:\n{entries}"
+
+
+def of_caller(caller: str, endpoint: str) -> str:
+    return f"authorization: {{ rules: [ {{ callers: [{caller}], endpoints: [{endpoint}] }} ] }}\n"
+
+
+async def crosses(across: Across, caller: tuple[str | None, str | None], credential: str) -> None:
+    """Operations go all the way and come home; the handler learns who calls, and not by which credential."""
+    claimed = {"nexus-gateway-caller": "root", "x-claimed": "kept"}
+    echoed, done = await asyncio.gather(
+        across.run("echo", "x", **claimed),
+        across.run("job", Job("x")),
+    )
+    assert (echoed.result, done.result, done.asynchronous) == ("x", "done: x", True)
+    calls = across.calls()
+    assert {call.operation for call in calls} == {"echo", "job"}
+    for call in calls:
+        assert told_of_caller(call) == caller, call
+        assert not {"x-api-key", "authorization"} & set(call.headers) and credential not in str(call), call
+        assert call.operation != "echo" or call.headers["x-claimed"] == "kept", call
+    for gateway in (across.near, across.edge):
+        # It is counted once it is answered, when the caller may know already.
+        while (count := await completions(gateway, across.endpoint)) < 1:
+            await asyncio.sleep(0.05)
+        assert count == 1
+        assert credential not in gateway.output()
+
+
+async def completions(gateway: Gateway, endpoint: str) -> float:
+    metrics = await asyncio.to_thread(gateway.metrics)
+    return metrics.sum("nexus_gateway_requests_total", endpoint=endpoint, method="complete")
+
+
+async def fails(across: Across, type: str) -> None:
+    """An operation ends at once, as one that cannot be retried, and reaches no handler."""
+    outcome = await across.run("echo", "x")
+    told = outcome.cause("HandlerError")
+    assert (told["type"], told["retryable"]) == (type, False), outcome
+    assert across.calls() == []
+
+
+@pytest.mark.parametrize("header", ["x-api-key", "authorization"])
+async def test_a_sidecar_shows_the_edge_who_calls(newest: Lane, gateways: Gateways, header: str) -> None:
+    key = ApiKey.make("orders")
+    across = Across(newest, gateways)
+    bearer = f"{{ bearer: {secret(key.text)} }}"
+    named = f"{{ header: {{ name: {header}, value: {secret(key.text)} }} }}"
+    shown = bearer if header == "authorization" else named
+    await across.start(by_key(header, key), of_caller("orders", across.endpoint), shown)
+    await crosses(across, ("orders", None), key.text)
+
+
+async def test_without_the_right_credential_an_operation_fails_for_good(newest: Lane, gateways: Gateways) -> None:
+    orders, billing, stranger = ApiKey.make("orders"), ApiKey.make("billing"), ApiKey.make("orders")
+
+    async def across(shown: str) -> Across:
+        made = Across(newest, gateways)
+        return await made.start(by_key("x-api-key", orders, billing), of_caller("orders", made.endpoint), shown)
+
+    def key(of: ApiKey) -> str:
+        return f"{{ header: {{ name: x-api-key, value: {secret(of.text)} }} }}"
+
+    await fails(await across(""), "UNAUTHENTICATED")
+    await fails(await across(key(stranger)), "UNAUTHENTICATED")
+    # Known, but not allowed: to this caller there is no such endpoint.
+    await fails(await across(key(billing)), "NOT_FOUND")
