@@ -78,7 +78,7 @@ bench: build setup
 
 # What is found stays below fuzz/target; what is worth keeping is minimised into fuzz/corpus by hand.
 fuzz:
-	for target in authority certificate configuration failure head link path query redact seal started timeout; do \
+	for target in authority certificate configuration failure head jwt link path query redact seal started timeout; do \
 	    mkdir -p fuzz/target/found/$$target && \
 	    cargo +nightly fuzz run --sanitizer none $$target fuzz/target/found/$$target fuzz/corpus/$$target \
 	        -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \

@@ -20,6 +20,8 @@ mod shipped;
 mod sources;
 #[path = "config/tls.rs"]
 mod tls;
+#[path = "support/tokens.rs"]
+mod tokens;
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! Who sends a request, by what it shows: the client certificate of its connection, an API key.
+//! Who sends a request, by what it shows: the client certificate of its connection, a token, an API key.
 //!
 //! Knows connections' peers and headers. Must not know what anybody may do: that is another stage's. Whoever shows nothing
 //! is anonymous; whoever shows something that is wrong is refused, since it cannot have been meant. A header that is
@@ -7,21 +7,26 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use super::authorize::ANONYMOUS;
 use super::{Caller, How, Identity, Peer};
 
 mod api_key;
 mod certificate;
+mod jwks;
+mod jwt;
 mod pattern;
 mod shown;
 
 pub use api_key::{ApiKey, ApiKeySettings, NewApiKey};
 pub use certificate::{CertificateRule, Field};
+pub use jwks::{Algorithm, KeySet};
+pub use jwt::{ClaimPath, JwtSettings};
 pub use pattern::{IdentityPattern, MAX_PATTERN, Read};
 
 use api_key::ApiKeys;
+use jwt::{Tokens, is_token};
 use shown::{Shown, shown};
 
 /// Longest name of a caller, in bytes.
@@ -34,12 +39,24 @@ pub struct AuthenticationSettings {
     pub certificates: Vec<CertificateRule>,
     /// API keys.
     pub api_keys: Option<ApiKeySettings>,
+    /// Issuers of tokens.
+    pub jwt: Vec<JwtSettings>,
 }
 
 /// Finds out who sends a request.
 pub struct Authentication {
     certificates: Vec<CertificateRule>,
-    api_keys: Option<ApiKeys>,
+    api_keys: ApiKeys,
+    tokens: Tokens,
+    /// Those of tokens first.
+    places: Vec<Place>,
+}
+
+/// A header that carries credentials.
+struct Place {
+    header: HeaderName,
+    tokens: bool,
+    keys: bool,
 }
 
 /// Why nobody is known although something was shown. The words are for logs, never for the sender.
@@ -84,24 +101,26 @@ impl Denied {
 impl Authentication {
     /// By these settings.
     pub fn new(settings: &AuthenticationSettings) -> Self {
-        let api_keys = settings.api_keys.as_ref().map(ApiKeys::new);
-        Self { certificates: settings.certificates.clone(), api_keys }
+        Self {
+            certificates: settings.certificates.clone(),
+            api_keys: ApiKeys::new(settings.api_keys.iter().flat_map(|settings| &settings.keys)),
+            tokens: Tokens::new(&settings.jwt),
+            places: places(settings),
+        }
     }
 
     /// Who sends a request with these headers over the connection of `peer`. What a request shows names its sender rather
-    /// than the certificate of its connection, which may be a proxy's; but each must be right by itself.
+    /// than the certificate of its connection, which may be a proxy's, and a token does rather than a key; but each must be
+    /// right by itself.
     #[expect(clippy::unused_async, reason = "keys of tokens may have to be waited for")]
     pub async fn authenticate(&self, peer: &Peer, headers: &HeaderMap) -> Result<Caller, Denied> {
         let owner = self.owner(peer)?;
-        let key = match &self.api_keys {
-            None => None,
-            Some(keys) => match shown(headers, &keys.header, How::ApiKey)? {
-                Shown::Nothing => None,
-                Shown::Text(text) => Some(keys.identify(text)?),
-            },
-        };
-        let sender = key.or(owner);
-        Ok(sender.map_or_else(|| Caller::anonymous(peer), |identity| Caller::known(peer, identity)))
+        let mut sender = None;
+        for place in &self.places {
+            let shown = self.identify(place, headers)?;
+            sender = sender.or(shown);
+        }
+        Ok(sender.or(owner).map_or_else(|| Caller::anonymous(peer), |identity| Caller::known(peer, identity)))
     }
 
     /// Who has the connection of `peer`, whatever is sent over it.
@@ -119,12 +138,36 @@ impl Authentication {
         owner.map(Some).ok_or_else(|| Denied::wrong(How::Certificate, "no rule says whose it is"))
     }
 
+    /// Who is known by the header of `place`. Where it may carry either, its form says which it is.
+    fn identify(&self, place: &Place, headers: &HeaderMap) -> Result<Option<Arc<Identity>>, Denied> {
+        let how = if place.tokens { How::Jwt } else { How::ApiKey };
+        let Shown::Text(text) = shown(headers, &place.header, how)? else { return Ok(None) };
+        let token = place.tokens && (!place.keys || is_token(text));
+        if token { self.tokens.identify(&place.header, text) } else { self.api_keys.identify(text) }.map(Some)
+    }
+
     /// Takes what carries credentials for the gateway out of `headers`.
     pub fn strip(&self, headers: &mut HeaderMap) {
-        if let Some(keys) = &self.api_keys {
-            headers.remove(&keys.header);
+        for place in &self.places {
+            headers.remove(&place.header);
         }
     }
+}
+
+fn places(settings: &AuthenticationSettings) -> Vec<Place> {
+    let mut places: Vec<Place> = Vec::new();
+    for JwtSettings { header, .. } in &settings.jwt {
+        if places.iter().all(|place| place.header != *header) {
+            places.push(Place { header: header.clone(), tokens: true, keys: false });
+        }
+    }
+    if let Some(ApiKeySettings { header, .. }) = &settings.api_keys {
+        match places.iter_mut().find(|place| place.header == *header) {
+            Some(place) => place.keys = true,
+            None => places.push(Place { header: header.clone(), tokens: false, keys: true }),
+        }
+    }
+    places
 }
 
 /// Whether somebody may be called so: 1 to [`MAX_NAME`] printable ASCII characters, none of them a space at either end.
@@ -139,3 +182,7 @@ pub fn is_printable(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+#[path = "../../tests/support/tokens.rs"]
+mod testing;

@@ -20,7 +20,7 @@ mod park;
 mod policy;
 mod tls;
 
-pub(super) use authentication::{ApiKey, ApiKeys, Authentication, CertificateRule};
+pub(super) use authentication::{ApiKey, ApiKeys, Authentication, CertificateRule, Jwks, Jwt};
 pub(super) use authorization::{AllowCompletions, AllowRule, Authorization, Names};
 pub(super) use callbacks::{AllowKeys, Callbacks, SealKey};
 pub(super) use outward::{CallerHeader, Callers, ClientAuth, CredentialHeader, Credentials, OAuth2, Passed, Shown};

@@ -53,6 +53,48 @@ impl Urls {
     }
 }
 
+/// `audience: X` or `audience: [X, Y]`.
+pub(super) struct OneOrMore<K: Kind>(pub(super) Vec<Option<Checked<K>>>);
+
+impl<'de, K: Kind> Deserialize<'de> for OneOrMore<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(OneOrMoreVisitor(PhantomData::<K>)).map(Self)
+    }
+}
+
+struct OneOrMoreVisitor<K>(PhantomData<K>);
+
+impl<'de, K: Kind> Visitor<'de> for OneOrMoreVisitor<K> {
+    type Value = Vec<Option<Checked<K>>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, or a list of them,", K::EXPECTED)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        K::from_text(text).map(|value| vec![Some(Checked(value))]).map_err(E::custom)
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(list))
+    }
+}
+
+impl<K: Kind> JsonSchema for OneOrMore<K> {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        format!("OneOrMore{}", K::EXPECTED).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let one = Checked::<K>::json_schema(generator);
+        json_schema!({ "anyOf": [one, { "type": "array", "items": one }] })
+    }
+}
+
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(NamedVisitor(PhantomData))

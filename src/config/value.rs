@@ -27,7 +27,9 @@ mod park;
 mod tls;
 
 pub(super) use admin::AdminToken;
-pub(super) use authentication::{CallerNamespace, CredentialHeader, IdentityName, Pattern, Sha256};
+pub(super) use authentication::{
+    AlgorithmName, Audience, CallerNamespace, ClaimName, CredentialHeader, IdentityName, IssuerName, Pattern, Sha256,
+};
 pub(super) use authorization::{EndpointPattern, NamePattern};
 pub(super) use callbacks::{AllowedUrl, KeyId, KeySecret, PublicUrl};
 pub(super) use limits::{CallerName, OrOff, Percent, Period, RateOf, Store};

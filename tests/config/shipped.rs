@@ -15,6 +15,7 @@ use saphyr::{LoadableYamlNode, Yaml};
 use serde_json::Value;
 
 use crate::certificates::{Authority, For};
+use crate::tokens::{Signer, jwks};
 use crate::{assert_same_as_file, load_path, load_text, write};
 
 fn shipped() -> Vec<PathBuf> {
@@ -156,6 +157,7 @@ fn the_examples_of_tls_are_right() {
         ("partner-key", &"s3cret\n".to_owned()),
         ("login-ca.crt", &authority.pem),
         ("callers.key", &issued[0].key),
+        ("jwks.json", &jwks(&[&Signer::new("one", "EdDSA")])),
     ] {
         write(folder.path(), name, text);
     }
@@ -198,6 +200,11 @@ fn the_examples_of_tls_are_right() {
     assert!(!format!("{settings:?}").contains("s3cret"));
     assert_eq!(settings.admin.token, Some(AdminToken::new("0123456789abcdef")));
     assert!(matches!(settings.admin.tls.as_ref().unwrap().clients, ClientAuth::Optional(_)));
+    let [first, second] = &settings.authentication.as_ref().unwrap().jwt[..] else { panic!("two issuers are shown") };
+    assert!(first.pattern.has_namespace() && second.namespace.is_some());
+    // What one of them shows is the default that the other has.
+    assert_eq!((&first.header, &first.algorithms, &first.name), (&second.header, &second.algorithms, &second.name));
+    assert_eq!(first.leeway, second.leeway);
 }
 
 #[test]

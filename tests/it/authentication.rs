@@ -1,14 +1,21 @@
 //! Authentication: who is let in as whom, and what becomes of the credential.
 
+use std::time::Duration;
+
 use http::HeaderName;
-use nexus_gateway::admission::authenticate::{ApiKeySettings, CertificateRule, Field, IdentityPattern, NewApiKey};
+use http::header::AUTHORIZATION;
+use nexus_gateway::admission::authenticate::{
+    Algorithm, ApiKeySettings, CertificateRule, ClaimPath, Field, IdentityPattern, JwtSettings, KeySet, NewApiKey,
+};
 use nexus_gateway::admission::authorize::{Callers, Pattern, Rule};
 use nexus_gateway::admission::{AuthenticationSettings, AuthorizationSettings};
 use nexus_gateway::config::Settings;
 use rustls::version::TLS13;
+use serde_json::json;
 
 use crate::certificates::{Authority, For};
 use crate::harness::*;
+use crate::tokens::{Signer, jwks};
 
 /// Settings that know the caller `orders` by this key.
 fn keyed(settings: Settings, header: &'static str, key: &NewApiKey) -> Settings {
@@ -156,4 +163,57 @@ async fn a_caller_is_known_by_its_certificate_unless_its_request_says_more() {
         let labels = [("how", how), ("result", result)];
         gateway.counts("nexus_gateway_authentications_total", &labels, count).await;
     }
+}
+
+/// An issuer whose tokens say `sub`, in a running gateway.
+fn issuing(settings: Settings, signers: &[&Signer]) -> Settings {
+    let issuer = JwtSettings {
+        issuer: "https://issuer.example".into(),
+        audience: vec!["gateway".into()],
+        algorithms: vec![Algorithm::Es256],
+        keys: KeySet::read(&jwks(signers)).expect("a good set"),
+        header: AUTHORIZATION,
+        name: ClaimPath::new(["sub".into()]),
+        pattern: IdentityPattern::new("{namespace}:{name}").expect("a pattern"),
+        namespace: None,
+        leeway: Duration::ZERO,
+    };
+    let authentication = AuthenticationSettings { jwt: vec![issuer], ..AuthenticationSettings::default() };
+    let shop = Callers {
+        names: Some(vec![Pattern::new("orders").expect("a pattern")]),
+        namespaces: Some(vec![Pattern::new("shop").expect("a pattern")]),
+    };
+    let rules = vec![Rule { callers: shop, ..Rule::default() }];
+    let authorization = AuthorizationSettings { rules, ..AuthorizationSettings::default() };
+    Settings { authentication: Some(authentication), authorization: Some(authorization), ..settings }
+}
+
+fn token(signer: &Signer, sub: &str) -> String {
+    let claims = json!({ "iss": "https://issuer.example", "aud": ["gateway"], "exp": 4_000_000_000_u64, "sub": sub });
+    format!("Bearer {}", signer.token(&claims))
+}
+
+#[tokio::test]
+async fn a_token_says_who_calls_and_does_not_reach_the_handler() {
+    let (handler, signer, next) = (Handler::answering(ok()), Signer::new("one", "ES256"), Signer::new("two", "ES256"));
+    let gateway = Gateway::start(issuing(leading_to(&handler), &[&signer])).await;
+    let mut caller = gateway.connect().await;
+    let with = |token: &str| start("pay").header("Authorization", token);
+    let orders = token(&signer, "shop:orders");
+    for again in 0..2 {
+        assert_eq!(caller.call(&with(&orders)).await.status(), 200);
+        assert_eq!(handler.requests()[again].header("authorization"), None);
+    }
+    assert_eq!(caller.call(&with(&token(&signer, "other:orders"))).await.status(), 404, "no rule is for it");
+    let unsigned = orders.rsplit_once('.').expect("a token").0.to_owned() + ".";
+    for wrong in [&token(&next, "shop:orders"), &token(&signer, "orders"), &unsigned, "Bearer text"] {
+        assert_unauthenticated(&caller.call(&with(wrong)).await);
+    }
+    for (result, count) in [("known", 3.0), ("wrong", 4.0)] {
+        gateway.counts("nexus_gateway_authentications_total", &[("how", "jwt"), ("result", result)], count).await;
+    }
+
+    gateway.running.apply(issuing(leading_to(&handler), &[&next])).await.expect("it can be applied");
+    assert_unauthenticated(&caller.call(&with(&orders)).await);
+    assert_eq!(caller.call(&with(&token(&next, "shop:orders"))).await.status(), 200);
 }

@@ -39,4 +39,6 @@ mod shedding;
 mod smuggling;
 mod tls;
 mod tls_upstream;
+#[path = "../support/tokens.rs"]
+mod tokens;
 mod upstream_faults;

@@ -10,6 +10,8 @@ mod configuration;
 mod failure;
 #[path = "../../fuzz/checks/head.rs"]
 mod head;
+#[path = "../../fuzz/checks/jwt.rs"]
+mod jwt;
 #[path = "../../fuzz/checks/link.rs"]
 mod link;
 #[path = "../../fuzz/checks/path.rs"]
@@ -42,6 +44,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target { name: "configuration", check: configuration::check },
     Target { name: "failure", check: failure::check },
     Target { name: "head", check: head::check },
+    Target { name: "jwt", check: jwt::check },
     Target { name: "link", check: link::check },
     Target { name: "path", check: path::check },
     Target { name: "query", check: query::check },

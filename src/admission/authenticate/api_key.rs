@@ -78,18 +78,16 @@ impl NewApiKey {
 
 /// Keys by their hashes.
 pub(super) struct ApiKeys {
-    pub(super) header: HeaderName,
     known: HashMap<[u8; 32], Arc<Identity>>,
 }
 
 impl ApiKeys {
-    pub(super) fn new(settings: &ApiKeySettings) -> Self {
+    pub(super) fn new<'a>(keys: impl Iterator<Item = &'a ApiKey>) -> Self {
         let identity = |key: &ApiKey| {
             let (name, namespace) = (key.name.clone(), key.namespace.clone());
             Arc::new(Identity { name, namespace, how: How::ApiKey })
         };
-        let known = settings.keys.iter().map(|key| (key.sha256, identity(key))).collect();
-        Self { header: settings.header.clone(), known }
+        Self { known: keys.map(|key| (key.sha256, identity(key))).collect() }
     }
 
     /// Whose key `text` is.

@@ -1,10 +1,14 @@
 //! Who is known by what.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
+use http::header::AUTHORIZATION;
 use http::{HeaderName, HeaderValue};
 use proptest::prelude::*;
+use serde_json::json;
 
+use super::testing::{Signer, jwks};
 use super::*;
 use crate::admission::Trust;
 use crate::tls::PeerCertificate;
@@ -66,6 +70,7 @@ async fn what_a_request_shows_names_its_sender_rather_than_the_certificate() {
     let authentication = Authentication::new(&AuthenticationSettings {
         certificates: vec![CertificateRule { field: Field::Subject, pattern }],
         api_keys: Some(keys("x-api-key", vec![key.key])),
+        ..AuthenticationSettings::default()
     });
     let with = |subject: &str| Peer {
         certificate: Some(Arc::new(PeerCertificate { subject: subject.into(), ..PeerCertificate::default() })),
@@ -128,7 +133,49 @@ proptest! {
     #[test]
     fn no_text_but_a_key_is_known(text in "\\PC{0,60}") {
         let orders = NewApiKey::generate("orders", None).unwrap();
-        let keys = ApiKeys::new(&keys("x-api-key", vec![orders.key]));
+        let keys = ApiKeys::new([orders.key].iter());
         prop_assert!(keys.identify(&text).is_err());
     }
+}
+
+#[tokio::test]
+async fn a_header_may_carry_a_token_or_a_key() {
+    let (key, signer) = (NewApiKey::generate("by-key", None).unwrap(), Signer::new("one", "EdDSA"));
+    let issuer = JwtSettings {
+        issuer: "issuer".into(),
+        audience: vec!["gateway".into()],
+        algorithms: vec![Algorithm::EdDsa],
+        keys: KeySet::read(&jwks(&[&signer])).unwrap(),
+        header: AUTHORIZATION,
+        name: ClaimPath::new(["sub".into()]),
+        pattern: IdentityPattern::whole(),
+        namespace: None,
+        leeway: Duration::ZERO,
+    };
+    let token = |audience: &str| {
+        let claims = json!({ "iss": "issuer", "aud": audience, "exp": 1e12, "sub": "by-token" });
+        format!("Bearer {}", signer.token(&claims))
+    };
+    let (right, wrong, key_text) = (token("gateway"), token("another"), format!("Bearer {}", key.text));
+    let with = |header| AuthenticationSettings {
+        api_keys: Some(keys(header, vec![key.key.clone()])),
+        jwt: vec![issuer.clone()],
+        ..AuthenticationSettings::default()
+    };
+    let known = |text: &str| Ok(Some(text.to_owned()));
+    let both = Authentication::new(&with("authorization"));
+    assert_eq!(who(&both, &[("authorization", &right)]).await, known("by-token by Jwt"));
+    assert_eq!(who(&both, &[("authorization", &key_text)]).await, known("by-key by ApiKey"));
+    assert_eq!(who(&both, &[("authorization", &wrong)]).await.unwrap_err().how(), How::Jwt);
+    assert_eq!(who(&both, &[("authorization", "Bearer a.b.c.d")]).await.unwrap_err().how(), How::ApiKey);
+
+    let apart = Authentication::new(&with("x-api-key"));
+    let shown = [("authorization", &*right), ("x-api-key", &*key.text)];
+    assert_eq!(who(&apart, &shown).await, known("by-token by Jwt"));
+    assert!(who(&apart, &[("authorization", &right), ("x-api-key", "wrong")]).await.is_err());
+    assert!(who(&apart, &[("authorization", &wrong), ("x-api-key", &key.text)]).await.is_err());
+    assert_eq!(who(&apart, &[("authorization", &key_text)]).await.unwrap_err().how(), How::Jwt);
+    let mut headers = headers(&shown);
+    apart.strip(&mut headers);
+    assert!(headers.is_empty());
 }

@@ -3,7 +3,11 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::config::value::{CallerNamespace, Checked, CredentialHeader, IdentityName, Pattern, Sha256};
+use crate::config::shape::OneOrMore;
+use crate::config::value::{
+    AlgorithmName, Audience, CallerNamespace, Checked, ClaimName, CredentialHeader, FilePath, IdentityName, IssuerName,
+    MINUTE, Pattern, Sha256, Time,
+};
 
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -13,6 +17,8 @@ pub(in crate::config) struct Authentication {
     pub(in crate::config) certificates: Option<Vec<Option<CertificateRule>>>,
     /// Keys that callers show in a header. Left out: none are known.
     pub(in crate::config) api_keys: Option<ApiKeys>,
+    /// Issuers of JSON Web Tokens that callers show in a header, up to 16. Left out: none is believed.
+    pub(in crate::config) jwt: Option<Vec<Option<Jwt>>>,
 }
 
 /// One of these: a pattern with `{name}`, and `{namespace}` or not.
@@ -47,4 +53,36 @@ pub(in crate::config) struct ApiKey {
     pub(in crate::config) namespace: Option<Checked<CallerNamespace>>,
     /// SHA-256 of the key, 64 hexadecimal digits, made with the key by `nexus-gateway keys api`. Mandatory.
     pub(in crate::config) sha256: Option<Checked<Sha256>>,
+}
+
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Jwt {
+    /// Who makes the tokens, as they say in `iss`. Each issuer stands here once. Mandatory.
+    pub(in crate::config) issuer: Option<Checked<IssuerName>>,
+    /// Whom the tokens are for: one of these has to be in `aud`. Mandatory.
+    pub(in crate::config) audience: Option<OneOrMore<Audience>>,
+    /// How the issuer signs: RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384 or `EdDSA`.
+    /// Default: `[RS256, ES256, EdDSA]`.
+    pub(in crate::config) algorithms: Option<Vec<Option<Checked<AlgorithmName>>>>,
+    /// The issuer's public keys. Mandatory.
+    pub(in crate::config) jwks: Option<Jwks>,
+    /// The header that carries a token; `authorization`: after `Bearer`. It passes on to nobody. Default: authorization.
+    pub(in crate::config) header: Option<Checked<CredentialHeader>>,
+    /// What says the caller's name: a claim, or a list of names, each in what the one before it names. Default: sub.
+    pub(in crate::config) name: Option<OneOrMore<ClaimName>>,
+    /// How that says it: a pattern with `{name}`, and `{namespace}` or not. Default: '{name}'.
+    pub(in crate::config) pattern: Option<Checked<Pattern>>,
+    /// What says the Temporal namespace that the caller calls from, as `name`, where the pattern does not. A token may be
+    /// without it. Left out: not known.
+    pub(in crate::config) namespace: Option<OneOrMore<ClaimName>>,
+    /// How far the clocks of issuer and gateway may differ, up to 5m. Default: 30s.
+    pub(in crate::config) leeway: Option<Checked<Time<0, { 5 * MINUTE }>>>,
+}
+
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct Jwks {
+    /// A file with a JSON Web Key Set of at most 100 keys and 1 MiB, read anew when it changes. Mandatory.
+    pub(in crate::config) file: Option<Checked<FilePath>>,
 }

@@ -1,4 +1,4 @@
-//! Authentication: something to know callers by, and keys that can be told apart.
+//! Authentication: something to know callers by, keys that can be told apart, and issuers of tokens.
 
 use std::collections::HashMap;
 
@@ -11,6 +11,8 @@ use crate::config::problem::quoted_list;
 use crate::config::report::Report;
 use crate::config::tree::item_path;
 
+mod jwt;
+
 /// Rules are tried one after the other.
 const MAX_RULES: usize = 100;
 /// Above any real number of callers; a look-up's cost does not depend on it.
@@ -19,12 +21,14 @@ const MAX_KEYS: usize = 10_000;
 /// By what callers are known; none where nothing is said of it.
 pub(super) fn build(file: Option<file::Authentication>, report: &mut Report<'_>) -> Option<AuthenticationSettings> {
     let file = file?;
-    if file.certificates.is_none() && file.api_keys.is_none() {
-        let message = "knows callers by nothing; write `certificates:` or `api_keys:` below it, or remove it";
+    if file.certificates.is_none() && file.api_keys.is_none() && file.jwt.is_none() {
+        let message = "knows callers by nothing; write `certificates:`, `api_keys:` or `jwt:` below it, or remove it";
         report.add("authentication", message);
     }
     let certificates = file.certificates.map(|list| certificates(list, report)).unwrap_or_default();
-    Some(AuthenticationSettings { certificates, api_keys: file.api_keys.map(|file| api_keys(file, report)) })
+    let api_keys = file.api_keys.map(|file| api_keys(file, report));
+    let jwt = file.jwt.map(|list| jwt::build(list, report)).unwrap_or_default();
+    Some(AuthenticationSettings { certificates, api_keys, jwt })
 }
 
 fn certificates(list: Vec<Option<file::CertificateRule>>, report: &mut Report<'_>) -> Vec<CertificateRule> {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use http::HeaderName;
 
 use super::Kind;
-use crate::admission::authenticate::{IdentityPattern, MAX_NAME, is_name, is_printable};
+use crate::admission::authenticate::{Algorithm, IdentityPattern, MAX_NAME, is_name, is_printable};
 use crate::admission::authorize::ANONYMOUS;
+use crate::config::problem::{did_you_mean, quoted_list};
 
 /// Who a caller is.
 pub(in crate::config) struct IdentityName;
@@ -129,6 +130,75 @@ impl Kind for Sha256 {
 
     fn pattern() -> &'static str {
         "^[0-9a-fA-F]{64}$"
+    }
+}
+
+/// Who makes tokens.
+pub(in crate::config) struct IssuerName;
+
+impl Kind for IssuerName {
+    type Value = Arc<str>;
+
+    const EXPECTED: &'static str = "an issuer such as `https://issuer.example`";
+    const FREE_TEXT: bool = true;
+
+    fn from_text(text: &str) -> Result<Arc<str>, String> {
+        printable(text, "an issuer").map(Into::into)
+    }
+}
+
+/// Whom tokens are for.
+pub(in crate::config) struct Audience;
+
+impl Kind for Audience {
+    type Value = Box<str>;
+
+    const EXPECTED: &'static str = "an audience such as `nexus-gateway`";
+    const FREE_TEXT: bool = true;
+
+    fn from_text(text: &str) -> Result<Box<str>, String> {
+        printable(text, "an audience").map(Into::into)
+    }
+}
+
+/// Something that a token says.
+pub(in crate::config) struct ClaimName;
+
+impl Kind for ClaimName {
+    type Value = Box<str>;
+
+    const EXPECTED: &'static str = "a claim's name such as `sub`";
+    const FREE_TEXT: bool = true;
+
+    fn from_text(text: &str) -> Result<Box<str>, String> {
+        printable(text, "a claim's name").map(Into::into)
+    }
+}
+
+fn printable<'a>(text: &'a str, what: &str) -> Result<&'a str, String> {
+    let wrong = || format!("is not {what}; write 1 to {MAX_NAME} printable ASCII characters");
+    is_printable(text).then_some(text).ok_or_else(wrong)
+}
+
+/// How tokens are signed.
+pub(in crate::config) struct AlgorithmName;
+
+impl Kind for AlgorithmName {
+    type Value = Algorithm;
+
+    const EXPECTED: &'static str = "an algorithm such as `RS256`";
+
+    fn from_text(text: &str) -> Result<Algorithm, String> {
+        let all = Algorithm::ALL.map(Algorithm::name);
+        if text.eq_ignore_ascii_case("none") || text.starts_with("HS") {
+            return Err(format!("would let others than the issuer make tokens; write one of {}", quoted_list(all)));
+        }
+        let hint = || did_you_mean(text, all).unwrap_or_else(|| format!("; write one of {}", quoted_list(all)));
+        Algorithm::named(text).ok_or_else(|| format!("is no algorithm that is taken{}", hint()))
+    }
+
+    fn pattern() -> &'static str {
+        "^([RP]S(256|384|512)|ES(256|384)|EdDSA)$"
     }
 }
 

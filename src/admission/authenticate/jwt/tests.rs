@@ -1,0 +1,296 @@
+//! Which tokens are believed, and which are not.
+
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::header::AUTHORIZATION;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::admission::authenticate::testing::{Signer, base64, jwks};
+
+/// Seconds since 1970, at which all of this happens.
+const NOW: u64 = 1_800_000_000;
+
+const ISSUER: &str = "https://issuer.example";
+
+fn issuer(signers: &[&Signer]) -> JwtSettings {
+    JwtSettings {
+        issuer: ISSUER.into(),
+        audience: vec!["gateway".into(), "other-gateway".into()],
+        algorithms: vec![Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa],
+        keys: KeySet::read(&jwks(signers)).unwrap(),
+        header: AUTHORIZATION,
+        name: path(&["sub"]),
+        pattern: IdentityPattern::whole(),
+        namespace: Some(path(&["kubernetes.io", "namespace"])),
+        leeway: Duration::from_secs(30),
+    }
+}
+
+fn path(names: &[&str]) -> ClaimPath {
+    ClaimPath::new(names.iter().map(|name| Box::from(*name)))
+}
+
+/// What a good token says.
+fn claims() -> Value {
+    json!({
+        "iss": ISSUER,
+        "aud": "gateway",
+        "exp": NOW + 600,
+        "nbf": NOW - 10,
+        "iat": NOW - 10,
+        "sub": "orders",
+        "kubernetes.io": { "namespace": "shop" },
+    })
+}
+
+/// The same, but for this.
+fn but(name: &str, value: Value) -> Value {
+    let mut claims = claims();
+    claims[name] = value;
+    claims
+}
+
+fn without(name: &str) -> Value {
+    let mut claims = claims();
+    claims.as_object_mut().unwrap().remove(name);
+    claims
+}
+
+fn at(tokens: &Tokens, token: &str, now: u64) -> Result<String, String> {
+    let known = tokens.identify_at(&AUTHORIZATION, token, Duration::from_secs(now));
+    known.map(|identity| format!("{} in {:?}", identity.name, identity.namespace)).map_err(|denied| {
+        assert!(matches!(denied, Denied::Wrong { how: How::Jwt, .. }), "{denied:?}");
+        denied.why().to_owned()
+    })
+}
+
+fn who(settings: &JwtSettings, token: &str) -> Result<String, String> {
+    at(&Tokens::new(std::slice::from_ref(settings)), token, NOW)
+}
+
+/// Not believed for this reason.
+#[track_caller]
+fn assert_wrong(settings: &JwtSettings, token: &str, why: &str) {
+    let denied = who(settings, token).unwrap_err();
+    assert!(denied.contains(why), "{denied:?} has nothing of {why:?}");
+}
+
+#[test]
+fn a_token_is_believed_by_its_key_of_any_kind() {
+    let algorithms = ["RS256", "PS256", "ES256", "ES384", "EdDSA"];
+    let signers = algorithms.map(|algorithm| Signer::new(algorithm, algorithm));
+    let settings = JwtSettings { algorithms: Algorithm::ALL.into(), ..issuer(&signers.each_ref()) };
+    for (signer, algorithm) in signers.iter().zip(algorithms) {
+        let expected = Ok("orders in Some(\"shop\")".to_owned());
+        assert_eq!(who(&settings, &signer.token(&claims())), expected, "{algorithm}");
+        let no_key_id = json!({ "alg": algorithm });
+        assert_eq!(who(&settings, &signer.token_with(&no_key_id, &claims())), expected, "{algorithm} without kid");
+        for other in algorithms {
+            let key_of_another = json!({ "alg": algorithm, "kid": other });
+            let read = who(&settings, &signer.token_with(&key_of_another, &claims()));
+            assert_eq!(read.is_ok(), other == algorithm, "{algorithm} by the key for {other}");
+        }
+    }
+}
+
+#[test]
+fn a_token_has_to_be_for_here_and_now() {
+    let signer = Signer::new("one", "EdDSA");
+    let settings = issuer(&[&signer]);
+    for good in [
+        but("aud", json!(["elsewhere", "other-gateway"])),
+        but("exp", json!(NOW - 29)),
+        but("exp", json!(1e300)),
+        but("nbf", json!(NOW + 30)),
+        but("iat", json!(NOW + 30)),
+        but("iat", json!(1_500_000_000.5)),
+        without("nbf"),
+        without("iat"),
+        but("crit", json!("of no meaning here")),
+    ] {
+        assert_eq!(who(&settings, &signer.token(&good)), Ok("orders in Some(\"shop\")".into()), "{good}");
+    }
+    assert_eq!(who(&settings, &signer.token(&without("kubernetes.io"))), Ok("orders in None".into()));
+    let table = [
+        (but("iss", json!("https://issuer.example/")), "issuer is unknown"),
+        (but("iss", json!([ISSUER])), "no `iss`"),
+        (but("iss", json!(null)), "no `iss`"),
+        (without("iss"), "no `iss`"),
+        (but("aud", json!("gatewa")), "another audience"),
+        (but("aud", json!([])), "another audience"),
+        (but("aud", json!(["gateway", 1])), "`aud` has more"),
+        (but("aud", json!({ "gateway": true })), "no `aud`"),
+        (without("aud"), "no `aud`"),
+        (but("exp", json!(NOW - 30)), "expired"),
+        (but("exp", json!(-1)), "expired"),
+        (but("exp", json!((NOW + 600).to_string())), "no number"),
+        (but("exp", json!(null)), "no number"),
+        (without("exp"), "no `exp`"),
+        (but("nbf", json!(NOW + 31)), "not hold yet"),
+        (but("nbf", json!("0")), "no number"),
+        (but("iat", json!(NOW + 31)), "future"),
+        (but("iat", json!(true)), "no number"),
+        (without("sub"), "does not say who"),
+        (but("sub", json!(["orders"])), "is no text"),
+        (but("sub", json!("")), "nobody may be called"),
+        (but("sub", json!("anonymous")), "nobody may be called"),
+        (but("sub", json!("a\nb")), "nobody may be called"),
+        (but("sub", json!("x".repeat(257))), "nobody may be called"),
+        (but("kubernetes.io", json!({ "namespace": 1 })), "is no text"),
+        (but("kubernetes.io", json!({ "namespace": "" })), "no namespace may be called"),
+    ];
+    for (claims, why) in table {
+        assert_wrong(&settings, &signer.token(&claims), why);
+    }
+}
+
+#[test]
+fn a_name_is_read_out_of_a_longer_text() {
+    let signer = Signer::new("one", "EdDSA");
+    let pattern = IdentityPattern::new("system:serviceaccount:{namespace}:{name}").unwrap();
+    let settings = JwtSettings { pattern, namespace: None, ..issuer(&[&signer]) };
+    let named = |sub: &str| who(&settings, &signer.token(&but("sub", json!(sub))));
+    assert_eq!(named("system:serviceaccount:shop:orders"), Ok("orders in Some(\"shop\")".into()));
+    for other in ["orders", "system:serviceaccount:shop", "system:serviceaccount:shop:orders:x"] {
+        assert!(named(other).unwrap_err().contains("nobody may be called"), "{other}");
+    }
+}
+
+#[test]
+fn no_header_of_a_token_changes_what_it_is_checked_by() {
+    let (signer, thief) = (Signer::new("one", "EdDSA"), Signer::new("one", "EdDSA"));
+    let settings = issuer(&[&signer]);
+    let brought = json!({
+        "alg": "EdDSA", "kid": "one", "jwk": thief.jwk(), "jku": "https://thief.example/jwks", "x5u": "https://thief.example",
+        "x5c": ["MIIB"],
+    });
+    assert_wrong(&settings, &thief.token_with(&brought, &claims()), "signature is wrong");
+    assert_wrong(&settings, &thief.token(&claims()), "signature is wrong");
+    assert!(who(&settings, &signer.token_with(&brought, &claims())).is_ok(), "what it brings is of no matter");
+    let table = [
+        (json!({ "alg": "EdDSA", "kid": "two" }), "key is unknown"),
+        (json!({ "alg": "EdDSA", "kid": 1 }), "`kid`"),
+        (json!({ "alg": "EdDSA", "crit": ["exp"] }), "`crit`"),
+        (json!({ "alg": "EdDSA", "crit": null }), "`crit`"),
+        (json!({ "alg": "ES384", "kid": "one" }), "none that its issuer uses"),
+        (json!({ "alg": "ES256", "kid": "one" }), "key is unknown"),
+        (json!({ "alg": "RS256", "kid": "one" }), "key is unknown"),
+        (json!({ "alg": "eddsa", "kid": "one" }), "none that is taken"),
+        (json!({ "alg": ["EdDSA"], "kid": "one" }), "none that is taken"),
+        (json!({ "kid": "one" }), "none that is taken"),
+        (json!([]), "no JSON object"),
+    ];
+    for (header, why) in table {
+        assert_wrong(&settings, &signer.token_with(&header, &claims()), why);
+    }
+}
+
+#[test]
+fn nothing_that_is_public_signs() {
+    for algorithm in ["RS256", "ES256", "EdDSA"] {
+        let signer = Signer::new("one", algorithm);
+        let settings = JwtSettings { algorithms: Algorithm::ALL.into(), ..issuer(&[&signer]) };
+        let set = jwks(&[&signer]);
+        let der = signer.der();
+        let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(&der));
+        for secret in [der, pem.into_bytes(), set.into_bytes(), signer.jwk().to_string().into_bytes(), Vec::new()] {
+            let header = json!({ "alg": "HS256", "kid": "one", "typ": "JWT" }).to_string();
+            let message = format!("{}.{}", base64(header.as_bytes()), base64(claims().to_string().as_bytes()));
+            let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &secret), message.as_bytes());
+            assert_wrong(&settings, &format!("{message}.{}", base64(tag.as_ref())), "none that is taken");
+        }
+        for name in ["none", "None", "nOnE", ""] {
+            let header = json!({ "alg": name, "kid": "one" });
+            let by_the_key = signer.token_with(&header, &claims());
+            let (message, _) = by_the_key.rsplit_once('.').unwrap();
+            assert_wrong(&settings, &format!("{message}."), "none that is taken");
+            assert_wrong(&settings, &by_the_key, "none that is taken");
+        }
+        let token = signer.token(&claims());
+        let (message, _) = token.rsplit_once('.').unwrap();
+        assert_wrong(&settings, &format!("{message}."), "signature is wrong");
+    }
+}
+
+#[test]
+fn what_is_no_token_is_not_looked_into() {
+    let signer = Signer::new("one", "EdDSA");
+    let settings = issuer(&[&signer]);
+    let token = signer.token(&claims());
+    for (text, why) in [
+        ("", "form"),
+        ("..", "no JSON"),
+        ("a.b", "form"),
+        (&format!("{token}.{token}"), "form"),
+        (&format!("{token}="), "form"),
+        (&format!("{token} "), "form"),
+        (&token.replace('.', " . "), "form"),
+        (&format!(".{}", token.split_once('.').unwrap().1), "no JSON"),
+        (&signer.token(&but("sub", json!("x".repeat(9_000)))), "too long"),
+        (&signer.token(&json!("text")), "no JSON object"),
+        (&signer.token(&json!([claims()])), "no JSON object"),
+    ] {
+        assert_wrong(&settings, text, why);
+    }
+}
+
+#[test]
+fn a_token_is_checked_once_while_it_holds() {
+    let (signer, other) = (Signer::new("one", "EdDSA"), Signer::new("one", "EdDSA"));
+    let mut tokens = Tokens::new(&[issuer(&[&signer])]);
+    let token = signer.token(&claims());
+    assert!(at(&tokens, &token, NOW).is_ok());
+    let hash = sha256(token.as_bytes());
+    assert!(tokens.remembered.contains_key(&hash));
+    assert!(at(&tokens, &token, NOW + 629).is_ok());
+    assert_eq!(at(&tokens, &token, NOW + 630), Err(format!("{ISSUER}: it has expired")), "though it is remembered");
+    let elsewhere = tokens.identify_at(&http::header::FROM, &token, Duration::from_secs(NOW));
+    assert!(elsewhere.is_err(), "another header");
+
+    tokens.issuers[0].keys = KeySet::read(&jwks(&[&other])).unwrap();
+    assert_eq!(at(&tokens, &token, NOW), Err(format!("{ISSUER}: its signature is wrong")), "the keys changed");
+    let wrong = other.token(&without("exp"));
+    assert!(at(&tokens, &wrong, NOW).is_err() && !tokens.remembered.contains_key(&sha256(wrong.as_bytes())));
+}
+
+#[test]
+fn each_issuer_is_checked_by_what_is_its_own() {
+    let (one, two) = (Signer::new("key", "EdDSA"), Signer::new("key", "EdDSA"));
+    let header = http::HeaderName::from_static("x-token");
+    let other = JwtSettings { issuer: "two".into(), header: header.clone(), name: path(&["who"]), ..issuer(&[&two]) };
+    let tokens = Tokens::new(&[issuer(&[&one]), other]);
+    let mut of_two = but("iss", json!("two"));
+    of_two["who"] = "billing".into();
+    let known = tokens.identify_at(&header, &two.token(&of_two), Duration::from_secs(NOW)).unwrap();
+    assert_eq!(&*known.name, "billing");
+    assert!(at(&tokens, &two.token(&of_two), NOW).is_err(), "not in the header of the other");
+    assert!(tokens.identify_at(&header, &one.token(&of_two), Duration::from_secs(NOW)).is_err(), "nor by its keys");
+    assert!(at(&tokens, &two.token(&claims()), NOW).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// ECDSA has a second signature for each, but none that a change of some characters would find.
+    #[test]
+    fn no_change_of_a_token_passes(at in any::<prop::sample::Index>(), to in "[A-Za-z0-9_.=-]{0,3}", kind in 0..3) {
+        let algorithm = ["EdDSA", "ES256", "ES384"][usize::try_from(kind).unwrap()];
+        let signer = Signer::new("one", algorithm);
+        let settings = JwtSettings { algorithms: Algorithm::ALL.into(), ..issuer(&[&signer]) };
+        let token = signer.token(&claims());
+        let at = at.index(token.len());
+        let end = (at + to.len().max(1)).min(token.len());
+        let changed = [&token[..at], &to, &token[end..]].concat();
+        prop_assume!(changed != token);
+        prop_assert!(who(&settings, &changed).is_err(), "{} passes for {}", changed, token);
+    }
+
+    #[test]
+    fn any_text_is_refused(text in "[A-Za-z0-9_-]{0,20}\\.[A-Za-z0-9_-]{0,20}\\.[A-Za-z0-9_-]{0,20}|\\PC{0,60}") {
+        let signer = Signer::new("one", "EdDSA");
+        prop_assert!(who(&issuer(&[&signer]), &text).is_err());
+    }
+}
