@@ -14,10 +14,12 @@ import pytest
 
 from experiments.setting import configuration
 from harness.caller import Outcome, Plan, call
+from harness.certificates import Mounted
 from harness.gateway import Gateway, binary
 from harness.http import Answer
 from harness.processes import free_port, scratch_folder
 from harness.service import Call, Job
+from harness.tokens import Issuer
 from harness.traffic import start
 from harness.world import HANDLER_QUEUE, Lane, World
 
@@ -70,12 +72,17 @@ authorization:
 
 
 async def edge(world: World, gateways: Gateways, keys: list[ApiKey], tell: bool = False) -> Edge:
+    return await configured(world, gateways, lambda orders: written(world, orders, keys, tell))
+
+
+async def configured(world: World, gateways: Gateways, settings: Callable[[str], str]) -> Edge:
+    """`settings`: the configuration for an endpoint of this name."""
     mark = uuid.uuid4().hex[:8]
     cluster = world.sites["handler"].cluster
     orders = await cluster.create_worker_endpoint(f"orders-{mark}", HANDLER_QUEUE)
     billing = await cluster.create_worker_endpoint(f"billing-{mark}", HANDLER_QUEUE)
     file = scratch_folder("config") / "gateway.yaml"
-    file.write_text(written(world, orders.name, keys, tell))
+    file.write_text(settings(orders.name))
     gateway = gateways(config=file)
     await asyncio.to_thread(gateway.start)
     return Edge(gateway, file, orders.name, billing.name)
@@ -140,6 +147,65 @@ async def test_a_key_reaches_no_handler_and_no_log(world: World, gateways: Gatew
     call = world.sites["handler"].journal.calls[seen:][-1]
     assert "x-api-key" not in call.headers and orders.text not in str(call), call
     assert orders.text not in at.gateway.output()
+
+
+def by_token(issuer: Issuer) -> str:
+    """Who knows callers by the tokens of this issuer."""
+    return f"""
+authentication:
+  jwt:
+    - issuer: {issuer.url}
+      audience: {issuer.audience}
+      jwks: {{ file: {issuer.key_set()} }}
+      pattern: "system:serviceaccount:{{namespace}}:{{name}}"
+"""
+
+
+def of_namespace(namespace: str, endpoint: str) -> str:
+    """Who lets every caller of this namespace call this endpoint, and nobody anything else."""
+    return f"""
+authorization:
+  rules:
+    - {{ namespaces: [{namespace}], endpoints: [{endpoint}] }}
+"""
+
+
+async def test_a_service_account_is_known_by_its_token_and_by_no_other(world: World, gateways: Gateways) -> None:
+    issuer, stranger = Issuer(), Issuer()
+    handler = world.sites["handler"]
+
+    def settings(orders: str) -> str:
+        clusters = f'clusters: {{ handler: {{ url: "{handler.cluster.url}", caller: header }} }}\n'
+        return clusters + by_token(issuer) + of_namespace("shop", orders)
+
+    at = await configured(world, gateways, settings)
+
+    async def shown(token: str, endpoint: str = at.orders) -> Answer:
+        return await at.start(endpoint, authorization=f"Bearer {token}")
+
+    right = issuer.service_account("shop", "orders")
+    seen = len(handler.journal.calls)
+    assert (await shown(right)).json() == "x"
+    seen_by_handler = handler.journal.calls[seen:][-1]
+    assert told_of_caller(seen_by_handler) == ("orders", "shop")
+    assert "authorization" not in seen_by_handler.headers and right not in str(seen_by_handler)
+    # What is of another namespace is known, but sees nothing; so does the right one beyond its endpoint.
+    assert (await shown(issuer.service_account("warehouse", "orders"))).status == 404
+    assert (await shown(right, at.billing)).status == 404
+    for wrong in (
+        issuer.service_account("shop", "orders", aud=["https://kubernetes.default.svc"]),
+        issuer.service_account("shop", "orders", iss="https://elsewhere.example"),
+        issuer.service_account("shop", "orders", sub="orders"),
+        issuer.expired("shop", "orders"),
+        issuer.unsigned("shop", "orders"),
+        stranger.service_account("shop", "orders"),
+        right[:-8] + "AAAAAAAA",
+    ):
+        answer = await shown(wrong)
+        assert answer.status == 401, wrong
+        assert answer.json()["details"]["type"] == "UNAUTHENTICATED"
+    assert len(handler.journal.calls) == seen + 1
+    assert right not in at.gateway.output()
 
 
 def told_of_caller(call: Call) -> tuple[str | None, str | None]:
@@ -260,6 +326,27 @@ async def test_a_sidecar_shows_the_edge_who_calls(newest: Lane, gateways: Gatewa
     shown = bearer if header == "authorization" else named
     await across.start(by_key(header, key), of_caller("orders", across.endpoint), shown)
     await crosses(across, ("orders", None), key.text)
+
+
+async def test_a_sidecar_shows_the_edge_the_token_of_a_service_account(newest: Lane, gateways: Gateways) -> None:
+    issuer = Issuer()
+    token = issuer.service_account("shop", "orders")
+    across = Across(newest, gateways)
+    await across.start(by_token(issuer), of_namespace("shop", across.endpoint), f"{{ bearer: {secret(token)} }}")
+    await crosses(across, ("orders", "shop"), token)
+
+
+async def test_a_sidecar_shows_a_new_token_as_soon_as_its_file_has_it(newest: Lane, gateways: Gateways) -> None:
+    issuer = Issuer()
+    across, files = Across(newest, gateways), Mounted(token=issuer.expired("shop", "orders"))
+    shown = f'{{ bearer: "${{file:{files.path("token")}}}" }}'
+    await across.start(by_token(issuer), of_namespace("shop", across.endpoint), shown)
+    await fails(across, "UNAUTHENTICATED")
+    before = await reloads(across.near)
+    files.replace(token=issuer.service_account("shop", "orders"))
+    while await reloads(across.near) == before:
+        await asyncio.sleep(0.05)
+    assert (await across.run("echo", "x")).result == "x"
 
 
 async def test_without_the_right_credential_an_operation_fails_for_good(newest: Lane, gateways: Gateways) -> None:
