@@ -1,7 +1,7 @@
 //! Failures on their way to callers, where a policy has them cut: those in answers, and those in completions.
 //!
-//! A JSON body that cannot be read as a failure is replaced by one that says no more than its status: it may tell
-//! anything. What is no JSON is no failure, and passes.
+//! A body that cannot be read as a failure, JSON or not, is replaced by one that says no more than its status: it may tell
+//! anything.
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
@@ -48,10 +48,11 @@ pub(super) fn redact_completion(head: &mut HeaderMap, body: Bytes) -> Bytes {
 }
 
 fn cut(head: &mut HeaderMap, body: Bytes, plain: Bytes) -> Bytes {
-    if !failure::is_json(head) {
+    if body.is_empty() {
         return body;
     }
-    match redact(&body) {
+    let redacted = if failure::is_json(head) { redact(&body) } else { Redacted::Unreadable };
+    match redacted {
         Redacted::Unchanged => body,
         Redacted::Cut(left) => {
             // It is written anew by whoever sends it.

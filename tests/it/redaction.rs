@@ -82,12 +82,22 @@ async fn a_handler_s_failure_is_cut_only_where_its_policy_says_so() {
 }
 
 #[tokio::test]
+async fn an_error_that_is_no_failure_says_no_more_than_its_status() {
+    let handler =
+        Handler::answering(answer("500 Internal Server Error", &["Content-Type: text/plain"], "at /srv/secret"));
+    let gateway = Gateway::start(under(leading_to(&handler), redacting())).await;
+    let got = gateway.call(&start("pay")).await;
+    let left = r#"{"message":"the handler answered an error","metadata":{"type":"nexus.HandlerError"},"details":{"type":"INTERNAL","retryableOverride":true}}"#;
+    assert_eq!((got.status(), &*got.text()), (500, left));
+    assert_eq!(got.all("content-type"), ["application/json"]);
+}
+
+#[tokio::test]
 async fn what_is_no_failure_or_has_nothing_to_cut_passes_byte_for_byte() {
     let json = ["Content-Type: application/json; charset=utf-8"];
     for sent in [
         answer("200 OK", &json, TOLD),
         answer("404 Not Found", &json, r#" {"message" : "m", "details": 0.10} "#),
-        answer("500 Internal Server Error", &["Content-Type: text/plain"], "at /srv"),
         answer("500 Internal Server Error", &[], ""),
     ] {
         let handler = Handler::answering(sent.clone());

@@ -46,7 +46,7 @@ pub(in crate::config) struct Policy {
     /// Default: true where callbacks are relayed.
     pub(in crate::config) sticky: Option<bool>,
     /// Whether stack traces and causes are cut from the failures that callers get: those of handlers, of operations that
-    /// failed, and of failed completions. Type, message and retryability stay; a JSON body that is no failure becomes one.
+    /// failed, and of failed completions. Type, message and retryability stay; a body that is no failure becomes one.
     /// Default: off.
     pub(in crate::config) redact: Option<Redact>,
 }
