@@ -183,14 +183,15 @@ impl Running {
         self.warn_of_dropped_keys(&before, &settings);
         warn_of_strangers(&before, &settings);
         self.put_in_force(&settings, data, completions);
-        self.park(&settings).await?;
-        let mut current = self.lock();
-        match admin {
-            Some(admin) => current.admin = admin,
-            None => current.admin.live.change(rules),
+        {
+            let mut current = self.lock();
+            match admin {
+                Some(admin) => current.admin = admin,
+                None => current.admin.live.change(rules),
+            }
+            current.settings = settings.clone();
         }
-        current.settings = settings;
-        Ok(())
+        self.park(&settings).await
     }
 
     fn put_in_force(&self, settings: &Settings, data: Vec<Bound>, completions: Option<Completions>) {

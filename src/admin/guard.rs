@@ -22,8 +22,8 @@ use crate::tls::{ClientAuth, PeerCertificate};
 /// The header that a request must have to change something, with any value.
 const STEERING: &str = "nexus-gateway-admin";
 
-/// What everyone may see who reaches the port.
-const OPEN: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+/// What everyone may see who reaches the port. The keys are public ones: handlers check by them who calls.
+const OPEN: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/.well-known/jwks.json"];
 
 /// What opens the rest.
 const HOW: &str = "set admin.token, or admin.tls with clients, or let admin.address be a loopback one";

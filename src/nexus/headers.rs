@@ -66,16 +66,18 @@ pub fn tell_limit(answer: &mut HeaderMap, policy: &str, left: &str) {
 }
 
 /// Drops from a request what ends at this hop: hop-by-hop headers and what they name, `Host` and `Expect`, and what only
-/// the gateway says; unless `internal`, also what steers priority and forwarding inside Temporal.
+/// the gateway says; unless `internal`, also what steers priority and forwarding inside Temporal. With `_` for `-` as well,
+/// since handlers that read headers as CGI does (RFC 3875 §4.1.18) take one for the other.
 pub fn clean_request(headers: &mut HeaderMap, internal: bool) {
     remove_named_by_connection(headers);
     remove_overridden_length(headers);
-    remove(headers, |name| {
+    let ends_here = |name: &str| {
         is_hop_by_hop(name)
             || matches!(name, "host" | "expect")
             || name.starts_with(OWN_PREFIX)
             || (!internal && steers_temporal(name))
-    });
+    };
+    remove(headers, |name| ends_here(name) || name.contains('_') && ends_here(&name.replace('_', "-")));
 }
 
 /// Drops from an answer what ends at this hop.

@@ -170,11 +170,12 @@ impl Iterator for Segments<'_> {
 
 /// Refuses segments that a later hop could read as another path.
 fn check_segment(segment: &str) -> Result<(), BadPath> {
-    match &*decode(segment).ok_or(BadPath::Escape)? {
-        "" => Err(BadPath::Unknown),
-        "." | ".." => Err(BadPath::Dots),
-        _ => Ok(()),
+    let decoded = decode(segment).ok_or(BadPath::Escape)?;
+    if decoded.is_empty() {
+        return Err(BadPath::Unknown);
     }
+    // Slashes that are escaped belong to a name here, and may not to a hop that decodes before it resolves dots.
+    if decoded.split(['/', '\\']).any(|part| matches!(part, "." | "..")) { Err(BadPath::Dots) } else { Ok(()) }
 }
 
 /// The text that a segment stands for; none where an escape is broken or the bytes are not UTF-8.
@@ -255,6 +256,8 @@ mod tests {
             ("..", BadPath::Dots),
             ("%2e%2E", BadPath::Dots),
             (".%2e", BadPath::Dots),
+            ("..%2Fother%2Fop", BadPath::Dots),
+            ("a%5c..", BadPath::Dots),
             ("%", BadPath::Escape),
             ("%2", BadPath::Escape),
             ("%zz", BadPath::Escape),

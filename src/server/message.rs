@@ -8,6 +8,7 @@ use http::uri::Authority;
 use http::{Request, Uri};
 
 use super::ServerSettings;
+use super::strict::is_target;
 use crate::response::{Failure, Reason};
 
 /// Checks a request's head against the bounds that the protocol itself does not keep, and joins its cookies.
@@ -19,6 +20,12 @@ pub(super) fn check_http2<B>(request: &mut Request<B>, settings: &ServerSettings
     }
     if length(request.uri()) > max_uri {
         return Err(too_large(format!("the request's target is longer than max_uri, {max_uri} bytes")));
+    }
+    if !request.uri().path_and_query().is_some_and(|target| target.as_str().bytes().all(is_target)) {
+        return Err(bad("the request's target has a character that no target has"));
+    }
+    if headers.contains_key("content_length") || headers.contains_key("transfer_encoding") {
+        return Err(bad("the request has a header that could be taken for one that says where it ends"));
     }
     if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
         return Err(bad("the request has more than one Content-Length"));
@@ -133,6 +140,17 @@ mod tests {
         assert_eq!(checked(long).map(|_| ()), Err(Reason::HeadTooLarge));
         let lengths = Request::post("http://h/").header("content-length", "1").header("content-length", "1");
         assert_eq!(checked(lengths).map(|_| ()), Err(Reason::BadHead));
+    }
+
+    #[test]
+    fn what_http_1_1_could_take_for_something_else_is_refused() {
+        let target: http::uri::PathAndQuery = "/\u{e4}".parse().expect("what the `http` crate takes");
+        let request = Request::post(Uri::from(target)).header("host", "h");
+        assert_eq!(checked(request).map(|_| ()), Err(Reason::BadHead));
+        for name in ["content_length", "transfer_encoding"] {
+            let request = Request::post("http://h/").header(name, "1");
+            assert_eq!(checked(request).map(|_| ()), Err(Reason::BadHead), "{name}");
+        }
     }
 
     #[test]

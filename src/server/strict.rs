@@ -19,6 +19,7 @@ mod head;
 mod machine;
 
 pub use head::Limits;
+pub(super) use head::is_target;
 pub use machine::{Machine, Scanned};
 
 /// What stands for a head that was refused.

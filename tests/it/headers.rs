@@ -55,6 +55,7 @@ async fn what_was_meant_for_the_gateway_ends_there() {
         ("Authorization", "Bearer abc"),
         ("Cookie", "a=b; c=d"),
         ("Nexus-Gateway-Caller", "admin"),
+        ("Nexus_Gateway_Caller", "admin"),
         ("Nexus-Gateway-Caller-Namespace", "prod"),
         ("nexus-gateway-anything", "x"),
     ];

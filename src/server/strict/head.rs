@@ -387,7 +387,7 @@ pub(super) fn is_value(byte: u8) -> bool {
 
 /// What a path and a query are made of, with what the `http` crate takes in both besides RFC 3986. No fragment: that
 /// crate drops it.
-fn is_target(byte: u8) -> bool {
+pub(in crate::server) fn is_target(byte: u8) -> bool {
     matches!(byte, b'!' | b'$'..=b';' | b'=' | b'?'..=b'_' | b'a'..=b'~')
 }
 
