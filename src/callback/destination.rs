@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use bytes::Bytes;
 use http::Uri;
 use http::uri::PathAndQuery;
+use percent_encoding::percent_decode_str;
 
 use crate::nexus::BaseUrl;
 
@@ -60,7 +61,7 @@ pub enum Forbidden {
     /// It is no URL, or one that is written so that others may read it in another way.
     #[error("the URL is malformed: {0}")]
     Malformed(&'static str),
-    /// No entry of `callbacks.allow` is for this origin.
+    /// No entry of `callbacks.allow` is for this origin, or for this path of a cluster's.
     #[error("`callbacks.allow` has no entry for {0}")]
     NotAllowed(Box<str>),
     /// The origin is, or all addresses of its name are, where no entry of `callbacks.allow` allows to connect to.
@@ -120,6 +121,15 @@ impl Destination {
         &self.path_and_query
     }
 
+    /// Whether the path is one of the two at which Temporal takes completions, below `base`: `/nexus/callback` and
+    /// `/namespaces/{namespace}/nexus/callback`, where only the namespace may have escapes, and none that means anything in a
+    /// path.
+    pub fn is_callback_route_below(&self, base: &str) -> bool {
+        let below = self.path_and_query.path().strip_prefix(base);
+        let Some(before) = below.and_then(|path| path.strip_suffix("/nexus/callback")) else { return false };
+        before.is_empty() || before.strip_prefix("/namespaces/").is_some_and(is_segment)
+    }
+
     /// The same as a request's target, for [`crate::upstream::Outgoing::raw`].
     pub fn uri(&self) -> Uri {
         Uri::from(self.path_and_query.clone())
@@ -130,6 +140,13 @@ impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.origin.fmt(f)
     }
+}
+
+/// Whether everybody reads this as one segment of a path, decoded or not.
+fn is_segment(text: &str) -> bool {
+    let is_plain = |char: char| char.is_alphanumeric() || "-_.~ ".contains(char);
+    let decoded = percent_decode_str(text).decode_utf8();
+    decoded.is_ok_and(|text| !matches!(&*text, "" | "." | "..") && text.chars().all(is_plain))
 }
 
 fn is_tls(scheme: &str) -> Result<bool, Forbidden> {

@@ -26,22 +26,12 @@ impl Home {
 
     /// Whether this is where it takes completions.
     pub fn takes(&self, destination: &Destination) -> bool {
-        let (origin, path) = (destination.origin(), destination.path_and_query().path());
+        let origin = destination.origin();
         self.urls.iter().any(|url| {
             (url.tls, &url.host, url.port) == (origin.tls, &origin.host, origin.port)
-                && path.strip_prefix(&*url.path).is_some_and(takes_completions)
+                && destination.is_callback_route_below(&url.path)
         })
     }
-}
-
-/// `/nexus/callback` and `/namespaces/{namespace}/nexus/callback`, in no other spelling.
-fn takes_completions(path: &str) -> bool {
-    let Some(before) = path.strip_suffix("/nexus/callback") else { return false };
-    let is_segment = |text: &str| {
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~ ".contains(&byte);
-        !matches!(text, "" | "." | "..") && text.bytes().all(is_plain)
-    };
-    before.is_empty() || before.strip_prefix("/namespaces/").is_some_and(is_segment)
 }
 
 #[cfg(test)]
@@ -55,6 +45,7 @@ mod tests {
         let takes = |url: &str| home.takes(&Destination::parse(url).unwrap());
         assert!(takes("http://home.test:7243/base/nexus/callback"));
         assert!(takes("http://home.test:7243/base/namespaces/pay-1.a/nexus/callback"));
+        assert!(takes("http://home.test:7243/base/namespaces/a%20b%C3%BC/nexus/callback"));
         for other in [
             "http://home.test:7244/base/nexus/callback",
             "http://home.test.evil:7243/base/nexus/callback",
@@ -65,6 +56,11 @@ mod tests {
             "http://home.test:7243/base/namespaces/../nexus/callback",
             "http://home.test:7243/base/namespaces/a/b/nexus/callback",
             "http://home.test:7243/base/namespaces/a%2Fb/nexus/callback",
+            "http://home.test:7243/base/namespaces/a%252Fb/nexus/callback",
+            "http://home.test:7243/base/namespaces/a%C0%AFb/nexus/callback",
+            "http://home.test:7243/base/namespaces/a%5Cb/nexus/callback",
+            "http://home.test:7243/base/namespaces/%2e%2E/nexus/callback",
+            "http://home.test:7243/base/namespaces/a%3Fb/nexus/callback",
             "http://home.test:7243/base/namespaces//nexus/callback",
             "http://home.test:7243/base/nexus/callback/",
             "http://home.test:7243/base/x?/nexus/callback",

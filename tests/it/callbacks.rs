@@ -202,6 +202,34 @@ async fn a_callback_that_may_not_be_sent_to_is_refused_at_the_start() {
     assert!(handler.requests().is_empty());
 }
 
+/// Else a caller could have the gateway's own rights there.
+#[tokio::test]
+async fn a_cluster_is_sent_completions_at_its_callback_routes_only() {
+    let (handler, home) = (Handler::answering(started()), Handler::answering(answer("200 OK", &[], "")));
+    let clusters = vec![undiscovered("home", &[format!("{}/base", home.url())])];
+    let open = Settings { clusters, ..relaying(&handler, vec![key("one")]) };
+    let mut strict = open.clone();
+    strict.callbacks.allow = Vec::new();
+    let gateway = Gateway::start(strict.clone()).await;
+    let other = "/base/api/v1/namespaces/pay/workflows/w/terminate";
+    BAD_CALLBACK.assert_is(&gateway.call(&start_from(&home, other)).await, "at the start");
+    assert!(handler.requests().is_empty());
+
+    gateway.running.apply(open).await.expect("it can be applied");
+    assert_eq!(gateway.call(&start_from(&home, other)).await.status(), 201, "an entry is for any path");
+    gateway.running.apply(strict.clone()).await.expect("it can be applied");
+    let refused = gateway.call(&completion(&handler)).await;
+    assert_eq!(refused.header("nexus-gateway-failure"), Some("destination_forbidden"), "{}", refused.text());
+    assert!(home.requests().iter().all(|seen| seen.target() != other));
+
+    let sealed = Handler::answering(started());
+    let settings = Settings { endpoints: leading_to(&sealed).endpoints, ..strict };
+    gateway.running.apply(settings).await.expect("it can be applied");
+    assert_eq!(gateway.call(&start_from(&home, "/base/namespaces/pay/nexus/callback")).await.status(), 201);
+    assert_eq!(gateway.call(&completion(&sealed)).await.status(), 200);
+    assert!(home.requests().iter().any(|seen| seen.target() == "/base/namespaces/pay/nexus/callback"));
+}
+
 #[tokio::test]
 async fn completions_are_left_alone_where_the_policy_says_so() {
     let (handler, home) = (Handler::answering(started()), Handler::answering(answer("200 OK", &[], "")));

@@ -9,7 +9,8 @@
 //!
 //! An address or a network is for URLs that name an address in it, and for host names that another entry allows: they
 //! may be at these addresses, whatever kind these are. A host name alone may be at public addresses only, unless the
-//! entry is marked as private: then it may be anywhere. Configured clusters are entries of that kind.
+//! entry is marked as private: then it may be anywhere. Configured clusters are entries of that kind, but for their two
+//! callback routes only: at any other path a caller's URL would make the gateway act there in its own name.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -36,6 +37,8 @@ pub struct Allowed {
     /// None: any.
     port: Option<u16>,
     pub(super) private: bool,
+    /// Of a cluster: what stands before its callback routes, the only ones that the entry is for. None: it is for any path.
+    base: Option<Box<str>>,
     /// How what it allows is met where that is by `https`.
     met_by: ClientTlsSettings,
 }
@@ -81,7 +84,7 @@ impl Allowed {
         if !private && host == HostPattern::Name("localhost".into()) {
             return Err(format!("is this machine, where no entry leads that is not private; {PRIVATE}"));
         }
-        Ok(Self { tls, host, port, private, met_by: ClientTlsSettings::default() })
+        Ok(Self { tls, host, port, private, base: None, met_by: ClientTlsSettings::default() })
     }
 
     /// The same entry, for what is met with `tls`.
@@ -95,25 +98,38 @@ impl Allowed {
         self.tls
     }
 
-    /// The entry for a configured cluster's own URL, wherever that is.
+    /// The entry for the callback routes of a configured cluster's own URL, wherever that is.
     pub fn cluster(url: &BaseUrl) -> Self {
         let host = match url.host.parse::<IpAddr>() {
             Ok(address) => HostPattern::Net(Net::single(address)),
             Err(_) => HostPattern::Name(url.host.clone()),
         };
-        Self { tls: url.tls, host, port: Some(url.port), private: true, met_by: ClientTlsSettings::default() }
+        let (port, base) = (Some(url.port), Some(url.path.clone()));
+        Self { tls: url.tls, host, port, private: true, base, met_by: ClientTlsSettings::default() }
     }
 
-    /// Whether the entry allows this origin; at which addresses, is another question.
+    /// Whether the entry allows this destination; at which addresses, is another question.
     pub fn matches(&self, destination: &Destination) -> bool {
-        self.is_for_port(destination)
-            && match (&self.host, &destination.host) {
-                (HostPattern::Name(name), Host::Name(host)) => name == host,
-                // Something stands before the dot: no name begins with one.
-                (HostPattern::Below(end), Host::Name(host)) => host.ends_with(&**end),
-                (HostPattern::Net(net), Host::Address(address)) => net.contains(*address),
-                _ => false,
-            }
+        self.is_for_port(destination) && self.is_for_path(destination) && self.is_for_host(destination)
+    }
+
+    /// Whether the entry is for some paths only, and this is one of them.
+    pub(super) fn is_for_this_path_only(&self, destination: &Destination) -> bool {
+        self.base.is_some() && self.is_for_port(destination) && self.is_for_path(destination)
+    }
+
+    fn is_for_host(&self, destination: &Destination) -> bool {
+        match (&self.host, &destination.host) {
+            (HostPattern::Name(name), Host::Name(host)) => name == host,
+            // Something stands before the dot: no name begins with one.
+            (HostPattern::Below(end), Host::Name(host)) => host.ends_with(&**end),
+            (HostPattern::Net(net), Host::Address(address)) => net.contains(*address),
+            _ => false,
+        }
+    }
+
+    fn is_for_path(&self, destination: &Destination) -> bool {
+        self.base.as_ref().is_none_or(|base| destination.is_callback_route_below(base))
     }
 
     fn is_for_port(&self, destination: &Destination) -> bool {
@@ -132,9 +148,10 @@ pub(super) fn met_by<'a>(allow: &'a [Allowed], destination: &Destination) -> Opt
 pub(super) fn reach(allow: &[Allowed], destination: &Destination) -> Result<Reach, Forbidden> {
     let mut matching = allow.iter().filter(|entry| entry.matches(destination)).peekable();
     if matching.peek().is_none() {
-        return Err(not_allowed(destination));
+        return Err(not_allowed(allow, destination));
     }
-    let nets = allow.iter().filter(|entry| entry.is_for_port(destination)).filter_map(|entry| match &entry.host {
+    let is_for = |entry: &&Allowed| entry.is_for_port(destination) && entry.is_for_path(destination);
+    let nets = allow.iter().filter(is_for).filter_map(|entry| match &entry.host {
         HostPattern::Net(net) => Some(*net),
         _ => None,
     });
@@ -142,7 +159,10 @@ pub(super) fn reach(allow: &[Allowed], destination: &Destination) -> Result<Reac
     Ok(Reach { public: is_name, any: is_name && matching.any(|entry| entry.private), nets: nets.collect() })
 }
 
-fn not_allowed(destination: &Destination) -> Forbidden {
+fn not_allowed(allow: &[Allowed], destination: &Destination) -> Forbidden {
+    if allow.iter().any(|entry| entry.is_for_port(destination) && entry.is_for_host(destination)) {
+        return Forbidden::NotAllowed(format!("{destination} beyond its callback routes").into());
+    }
     let origin = destination.to_string().into();
     match destination.host {
         Host::Address(address) if Class::of(address) != Class::Public => {

@@ -31,8 +31,16 @@ pub struct Destinations {
     workers: usize,
     connector: Arc<dyn Connect>,
     runtime: Handle,
-    origins: Cache<BaseUrl, Arc<Origin>>,
+    origins: Cache<Place, Arc<Origin>>,
     sweeper: AbortHandle,
+}
+
+/// An origin, as far as the same entries are for it: a cluster's callback routes and its other paths are met in other ways.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Place {
+    origin: BaseUrl,
+    /// The entries for the path and not for any, by their places among all.
+    entries: Box<[usize]>,
 }
 
 struct Origin {
@@ -64,7 +72,7 @@ impl Destinations {
     /// asks here again is told why.
     pub fn find(&self, destination: &Destination) -> Result<Arc<Upstream>, Forbidden> {
         let begin = || self.begin(destination).map(Arc::new);
-        let found = self.origins.try_get_with_by_ref(&destination.origin, begin);
+        let found = self.origins.try_get_with(self.place(destination), begin);
         let origin = found.map_err(|why| Forbidden::clone(&why))?;
         origin.check(destination)?;
         Ok(Arc::clone(&origin.upstream))
@@ -74,6 +82,12 @@ impl Destinations {
     pub fn origins(&self) -> u64 {
         self.origins.run_pending_tasks();
         self.origins.entry_count()
+    }
+
+    fn place(&self, destination: &Destination) -> Place {
+        let allow = self.allow.iter().enumerate();
+        let entries = allow.filter(|(_, entry)| entry.is_for_this_path_only(destination)).map(|(index, _)| index);
+        Place { origin: destination.origin.clone(), entries: entries.collect() }
     }
 
     fn begin(&self, destination: &Destination) -> Result<Origin, Forbidden> {
@@ -105,7 +119,7 @@ impl Origin {
 }
 
 /// Without this an origin would be forgotten only when another one is asked for.
-async fn sweep(origins: Cache<BaseUrl, Arc<Origin>>) {
+async fn sweep(origins: Cache<Place, Arc<Origin>>) {
     loop {
         sleep(SWEEP_EVERY).await;
         origins.run_pending_tasks();

@@ -268,8 +268,58 @@ fn a_name_may_be_where_the_entries_let_it() {
     assert_eq!(reachable(&private("http://10.1.0.0/16"), "http://10.1.0.9"), ["10.1.0.9", "::ffff:10.1.0.9"]);
     for url in ["http://cluster:7243/base", "http://10.1.0.9:7243"] {
         let cluster = [Allowed::cluster(&BaseUrl::parse(url).unwrap())];
-        assert!(reachable(&cluster, url).contains(&"10.1.0.9"));
+        assert!(reachable(&cluster, &format!("{url}/nexus/callback")).contains(&"10.1.0.9"));
     }
+}
+
+#[tokio::test]
+async fn a_cluster_is_sent_to_at_its_callback_routes_only() {
+    for base in ["http://cluster:7243/base", "http://10.1.0.9:7243/base"] {
+        let cluster = Allowed::cluster(&BaseUrl::parse(base).unwrap());
+        let origin = base.strip_suffix("/base").unwrap();
+        let other = Allowed::new(origin, true).unwrap();
+        let (only, _) = destinations(vec![cluster.clone()]);
+        let (both, _) = destinations(vec![cluster, other]);
+        for path in ["/base/nexus/callback?x=1", "/base/namespaces/pay/nexus/callback"] {
+            assert_eq!(refusal(&only, &format!("{origin}{path}")), None, "{path}");
+        }
+        for path in [
+            "",
+            "/nexus/callback",
+            "/base",
+            "/base/nexus/callback/",
+            "/base/nexus/callback/../../api/v1/namespaces",
+            "/base/namespaces/../nexus/callback",
+            "/base/namespaces/a%2Fb/nexus/callback",
+            "/base/api/v1/namespaces/pay/workflows/w/terminate",
+            "/base/api/v1/namespaces/pay/workflows/w/terminate?x=/nexus/callback",
+        ] {
+            let url = format!("{origin}{path}");
+            assert_eq!(refusal(&only, &url), Some("not_allowed"), "{url}");
+            assert_eq!(refusal(&both, &url), None, "an entry is for any path: {url}");
+        }
+    }
+}
+
+#[test]
+fn what_a_cluster_allows_is_of_no_use_to_other_paths_of_other_entries() {
+    let cluster = |url| Allowed::cluster(&BaseUrl::parse(url).unwrap());
+    let allow = [cluster("http://home.h:7243"), cluster("http://10.1.0.9:7243"), allow(&["http://*.h:7243"]).remove(0)];
+    assert_eq!(reachable(&allow, "http://home.h:7243/nexus/callback").len(), 7);
+    assert_eq!(reachable(&allow, "http://a.h:7243/nexus/callback"), ["8.8.8.8", "10.1.0.9", "::ffff:10.1.0.9"]);
+    for url in ["http://home.h:7243/terminate", "http://a.h:7243/terminate"] {
+        assert_eq!(reachable(&allow, url), ["8.8.8.8"], "{url}");
+    }
+}
+
+#[tokio::test]
+async fn a_path_is_judged_whatever_came_before_it() {
+    let cluster = Allowed::cluster(&BaseUrl::parse("http://home.h:7243").unwrap());
+    let (destinations, _) = destinations(vec![cluster, Allowed::parse("http://*.h:7243").unwrap()]);
+    let find = |path: &str| destinations.find(&destination(&format!("http://home.h:7243{path}"))).unwrap();
+    let callback = find("/nexus/callback");
+    assert!(Arc::ptr_eq(&callback, &find("/namespaces/pay/nexus/callback")));
+    assert!(!Arc::ptr_eq(&callback, &find("/terminate")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -358,7 +408,8 @@ fn a_destination_is_met_as_the_first_entry_for_it_says() {
         Allowed::parse("http://*.example:*").unwrap().met_by(met("cleartext")),
     ];
     for (url, name) in [
-        ("https://home.example:7243/x", Some("cluster")),
+        ("https://home.example:7243/nexus/callback", Some("cluster")),
+        ("https://home.example:7243/x", Some("pattern")),
         ("https://home.example/x", Some("pattern")),
         ("https://plain.example/x", Some("pattern")),
         ("http://home.example/x", None),
