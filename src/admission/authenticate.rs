@@ -2,7 +2,8 @@
 //!
 //! Knows connections' peers and headers. Must not know what anybody may do: that is another stage's. Whoever shows nothing
 //! is anonymous; whoever shows something that is wrong is refused, since it cannot have been meant. A header that is
-//! configured to carry credentials belongs to the gateway, and passes on to nobody.
+//! configured to carry credentials belongs to the gateway, and passes on to nobody; only of a completion's does what is
+//! wrong pass.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ pub use pattern::{IdentityPattern, MAX_PATTERN, Read};
 
 use api_key::ApiKeys;
 use jwt::{Tokens, is_token};
-use shown::{Shown, shown};
+use shown::{Shown, read, shown};
 
 /// Longest name of a caller, in bytes.
 pub const MAX_NAME: usize = 256;
@@ -123,10 +124,35 @@ impl Authentication {
         Ok(sender.or(owner).map_or_else(|| Caller::anonymous(peer), |identity| Caller::known(peer, identity)))
     }
 
-    /// Who has the connection of `peer`, whatever is sent over it.
-    pub fn by_connection(&self, peer: &Peer) -> Caller {
-        let owner = self.owner(peer).ok().flatten();
-        owner.map_or_else(|| Caller::anonymous(peer), |identity| Caller::known(peer, identity))
+    /// Who sends a completion, whose headers may be meant for where it goes. Each line that may show a credential is judged
+    /// by itself: what is right says who it is and goes out of `headers`, what is wrong counts as not shown and stays. The
+    /// first that is wrong is told as well. Fails where one may be right and nobody can tell.
+    pub fn authenticate_completion(
+        &self,
+        peer: &Peer,
+        headers: &mut HeaderMap,
+    ) -> Result<(Caller, Option<Denied>), Denied> {
+        let (owner, mut wrong) = self.owner(peer).map_or_else(|denied| (None, Some(denied)), |owner| (owner, None));
+        let mut sender = None;
+        for place in &self.places {
+            let mut others = Vec::new();
+            for line in headers.get_all(&place.header) {
+                match read(line, &place.header, place.how()).and_then(|text| self.identify_text(place, text)) {
+                    Ok(identity) => sender = sender.or(Some(identity)),
+                    Err(denied @ Denied::Unavailable { .. }) => return Err(denied),
+                    Err(denied) => {
+                        wrong.get_or_insert(denied);
+                        others.push(line.clone());
+                    }
+                }
+            }
+            headers.remove(&place.header);
+            for line in others {
+                headers.append(&place.header, line);
+            }
+        }
+        let sender = sender.or(owner);
+        Ok((sender.map_or_else(|| Caller::anonymous(peer), |identity| Caller::known(peer, identity)), wrong))
     }
 
     /// Whose certificate the connection has. One that names nobody is as wrong as any other credential.
@@ -138,12 +164,18 @@ impl Authentication {
         owner.map(Some).ok_or_else(|| Denied::wrong(How::Certificate, "no rule says whose it is"))
     }
 
-    /// Who is known by the header of `place`. Where it may carry either, its form says which it is.
+    /// Who is known by the header of `place`.
     fn identify(&self, place: &Place, headers: &HeaderMap) -> Result<Option<Arc<Identity>>, Denied> {
-        let how = if place.tokens { How::Jwt } else { How::ApiKey };
-        let Shown::Text(text) = shown(headers, &place.header, how)? else { return Ok(None) };
+        match shown(headers, &place.header, place.how())? {
+            Shown::Nothing => Ok(None),
+            Shown::Text(text) => self.identify_text(place, text).map(Some),
+        }
+    }
+
+    /// Who is known by a text at `place`. Where it may be either, its form says which it is.
+    fn identify_text(&self, place: &Place, text: &str) -> Result<Arc<Identity>, Denied> {
         let token = place.tokens && (!place.keys || is_token(text));
-        if token { self.tokens.identify(&place.header, text) } else { self.api_keys.identify(text) }.map(Some)
+        if token { self.tokens.identify(&place.header, text) } else { self.api_keys.identify(text) }
     }
 
     /// Takes what carries credentials for the gateway out of `headers`.
@@ -151,6 +183,13 @@ impl Authentication {
         for place in &self.places {
             headers.remove(&place.header);
         }
+    }
+}
+
+impl Place {
+    /// What is wrong there, unless its form says which it is.
+    fn how(&self) -> How {
+        if self.tokens { How::Jwt } else { How::ApiKey }
     }
 }
 

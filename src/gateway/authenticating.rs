@@ -12,7 +12,7 @@ impl Gateway {
     ///
     /// What a completion shows may be meant for where it goes: its headers are what its start asked for
     /// (`Nexus-Callback-…`). There what is wrong counts as not shown and stays, since a 401 would lose the completion for
-    /// good; nobody gains by it, who could as well show nothing.
+    /// good; nobody gains by it, who could as well show nothing. What is right never goes there.
     pub(super) async fn authenticate(
         &self,
         authentication: &Authentication,
@@ -21,42 +21,51 @@ impl Gateway {
         head: &mut Parts,
         completes: bool,
     ) -> Result<(), Failure> {
-        match authentication.authenticate(peer, &head.headers).await {
-            Ok(caller) => {
-                let how = caller.identity().map(|identity| identity.how);
-                let result = if how.is_some() { "known" } else { "anonymous" };
-                self.telemetry.count_authentication(how.map_or("none", How::name), result);
-                // What nobody is known by is meant for where a completion goes.
-                if !completes || matches!(how, Some(How::ApiKey | How::Jwt)) {
-                    authentication.strip(&mut head.headers);
-                }
-                recognize(visit, caller);
-                Ok(())
+        let caller = if completes {
+            let told = authentication.authenticate_completion(peer, &mut head.headers);
+            let (caller, denied) = told.map_err(|denied| self.refused(peer, &denied))?;
+            // A request counts once: as known where it shows itself who sends it.
+            let how = caller.identity().map(|identity| identity.how);
+            match denied {
+                Some(denied) if !matches!(how, Some(How::ApiKey | How::Jwt)) => self.note_denied(peer, &denied),
+                _ => self.count_authenticated(&caller),
             }
-            Err(denied) => {
-                let wrong = matches!(denied, Denied::Wrong { .. });
-                let (how, why) = (denied.how().name(), denied.why());
-                self.telemetry.count_authentication(how, if wrong { "wrong" } else { "unavailable" });
-                tracing::debug!(peer = %peer.address, how, why, "a caller is not who it says, or nobody can tell");
-                match denied {
-                    Denied::Wrong { .. } if completes => {
-                        recognize(visit, authentication.by_connection(peer));
-                        Ok(())
-                    }
-                    Denied::Wrong { .. } => Err(Failure::new(Reason::Unauthenticated, "no valid credential")),
-                    Denied::Unavailable { .. } => {
-                        let message = "the credential cannot be checked at present";
-                        Err(Failure::new(Reason::AuthenticationUnavailable, message))
-                    }
-                }
+            caller
+        } else {
+            let caller = authentication.authenticate(peer, &head.headers).await;
+            let caller = caller.map_err(|denied| self.refused(peer, &denied))?;
+            self.count_authenticated(&caller);
+            authentication.strip(&mut head.headers);
+            caller
+        };
+        if let Some(identity) = caller.identity() {
+            visit.record.known_as(&identity.name, identity.namespace.as_ref(), identity.how.name());
+        }
+        visit.caller = caller;
+        Ok(())
+    }
+
+    fn count_authenticated(&self, caller: &Caller) {
+        let how = caller.identity().map(|identity| identity.how);
+        let result = if how.is_some() { "known" } else { "anonymous" };
+        self.telemetry.count_authentication(how.map_or("none", How::name), result);
+    }
+
+    fn note_denied(&self, peer: &Peer, denied: &Denied) {
+        let result = if matches!(denied, Denied::Wrong { .. }) { "wrong" } else { "unavailable" };
+        let (how, why) = (denied.how().name(), denied.why());
+        self.telemetry.count_authentication(how, result);
+        tracing::debug!(peer = %peer.address, how, why, "a caller is not who it says, or nobody can tell");
+    }
+
+    fn refused(&self, peer: &Peer, denied: &Denied) -> Failure {
+        self.note_denied(peer, denied);
+        match denied {
+            Denied::Wrong { .. } => Failure::new(Reason::Unauthenticated, "no valid credential"),
+            Denied::Unavailable { .. } => {
+                let message = "the credential cannot be checked at present";
+                Failure::new(Reason::AuthenticationUnavailable, message)
             }
         }
     }
-}
-
-fn recognize(visit: &mut Visit, caller: Caller) {
-    if let Some(identity) = caller.identity() {
-        visit.record.known_as(&identity.name, identity.namespace.as_ref(), identity.how.name());
-    }
-    visit.caller = caller;
 }

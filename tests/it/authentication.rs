@@ -120,6 +120,49 @@ async fn a_completion_is_not_lost_for_a_header_that_is_meant_for_its_destination
     }
 }
 
+/// Whoever is at the destination could use it.
+#[tokio::test]
+async fn a_right_key_never_passes_on_with_a_completion_whatever_else_is_wrong() {
+    let (home, key) = (Handler::answering(answer("200 OK", &[], "")), orders());
+    let authority = Authority::new("ours");
+    let server = authority.issue(For { hosts: &["gateway.test"], ..For::default() });
+    let odd = authority.issue(For { common_name: "odd", ..For::default() });
+    let mut settings = over_tls(keyed(settings(), "x-api-key", &key), server_tls(&[&server], of(&authority, false)));
+    let pattern = IdentityPattern::new("spiffe://a.example/{name}").expect("a pattern");
+    settings.authentication.as_mut().expect("it is configured").certificates =
+        vec![CertificateRule { field: Field::Spiffe, pattern }];
+    let names = Some(vec![Pattern::new("orders").expect("a pattern")]);
+    let completions = Some(Callers { names, namespaces: None });
+    settings.authorization = Some(AuthorizationSettings { completions, ..AuthorizationSettings::default() });
+    settings.clusters = vec![undiscovered("home", &[home.url()])];
+    settings.callbacks.home = Some("home".into());
+    let gateway = Gateway::start(settings).await;
+    let completion = || to("/nexus/callback").header("Nexus-Operation-State", "succeeded");
+    for (certificate, shown, status, passed) in [
+        (Some(&odd), &[&*key.text][..], 200, &[][..]),
+        (None, &["of-home", &key.text], 200, &["of-home"]),
+        (None, &[&key.text, &key.text], 200, &[]),
+        (Some(&odd), &["of-home"], 503, &[]),
+    ] {
+        let client = tls_client(&authority, certificate, &[&TLS13]);
+        let mut caller = TlsCaller::connect(gateway.data(), "gateway.test", &client).await.expect("a connection");
+        let request = shown.iter().fold(completion(), |request, line| request.header("X-Api-Key", line));
+        let before = completions_at(&home).len();
+        let answer = caller.call(&request).await.expect("an answer");
+        assert_eq!(answer.status(), status, "{shown:?}: {}", answer.text());
+        let arrived = completions_at(&home).split_off(before);
+        assert_eq!(arrived.len(), usize::from(status == 200), "{shown:?}");
+        assert!(arrived.iter().all(|lines| lines == passed), "{arrived:?}");
+    }
+}
+
+/// The `X-Api-Key` lines of each completion that arrived.
+fn completions_at(home: &Handler) -> Vec<Vec<String>> {
+    let requests = home.requests();
+    let completions = requests.iter().filter(|seen| seen.target() == "/nexus/callback");
+    completions.map(|seen| seen.all("x-api-key").into_iter().map(str::to_owned).collect()).collect()
+}
+
 #[tokio::test]
 async fn a_caller_is_known_by_its_certificate_unless_its_request_says_more() {
     let (handler, key) = (Handler::answering(ok()), NewApiKey::generate("by key", None).expect("a good name"));

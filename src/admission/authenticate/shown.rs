@@ -1,6 +1,6 @@
 //! What a header shows of a credential.
 
-use http::header::{AUTHORIZATION, HeaderMap, HeaderName};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 
 use super::Denied;
 use crate::admission::How;
@@ -14,7 +14,7 @@ pub(super) enum Shown<'a> {
     Text(&'a str),
 }
 
-/// What `headers` show under `name`. In `Authorization` it has the scheme `Bearer` (RFC 6750 §2.1), elsewhere it may have.
+/// What `headers` show under `name`, as [`read`] reads it.
 /// Two lines of the same name are refused: which one counts would be a guess.
 pub(super) fn shown<'a>(headers: &'a HeaderMap, name: &HeaderName, how: How) -> Result<Shown<'a>, Denied> {
     let mut lines = headers.get_all(name).iter();
@@ -22,13 +22,19 @@ pub(super) fn shown<'a>(headers: &'a HeaderMap, name: &HeaderName, how: How) -> 
     if lines.next().is_some() {
         return Err(Denied::wrong(how, "its header is there more than once"));
     }
+    read(line, name, how).map(Shown::Text)
+}
+
+/// What a line of the header `name` shows. In `Authorization` it has the scheme `Bearer` (RFC 6750 §2.1), elsewhere it may
+/// have.
+pub(super) fn read<'a>(line: &'a HeaderValue, name: &HeaderName, how: How) -> Result<&'a str, Denied> {
     let text = line.to_str().map_err(|_| Denied::wrong(how, "its header is not printable"))?;
     match bearer(text) {
         Some("") => Err(Denied::wrong(how, "its header is empty")),
-        Some(credential) => Ok(Shown::Text(credential)),
+        Some(credential) => Ok(credential),
         None if name == AUTHORIZATION => Err(Denied::wrong(how, "Authorization has another scheme than Bearer")),
         None if text.is_empty() => Err(Denied::wrong(how, "its header is empty")),
-        None => Ok(Shown::Text(text)),
+        None => Ok(text),
     }
 }
 
@@ -49,7 +55,7 @@ mod tests {
 
     use super::*;
 
-    fn read(name: &'static str, lines: &[&str]) -> Result<Option<String>, String> {
+    fn read_all(name: &'static str, lines: &[&str]) -> Result<Option<String>, String> {
         let name = HeaderName::from_static(name);
         let mut headers = HeaderMap::new();
         for line in lines {
@@ -82,7 +88,7 @@ mod tests {
             ("x-api-key", &["abc", ""], Err("more than once")),
         ];
         for (name, lines, expected) in table {
-            match (read(name, lines), expected) {
+            match (read_all(name, lines), expected) {
                 (Ok(read), Ok(expected)) => assert_eq!(read.as_deref(), expected, "{lines:?}"),
                 (Err(why), Err(expected)) => assert!(why.contains(expected), "{lines:?}: {why}"),
                 other => panic!("{lines:?}: {other:?}"),
@@ -95,7 +101,7 @@ mod tests {
         fn any_line_is_read_or_refused(line in "(?s).{0,40}") {
             prop_assume!(HeaderValue::from_bytes(line.as_bytes()).is_ok());
             for name in ["authorization", "x-api-key"] {
-                let _ = read(name, &[&line]);
+                let _ = read_all(name, &[&line]);
             }
         }
     }
