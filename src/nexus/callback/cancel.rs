@@ -145,7 +145,8 @@ mod tests {
             let in_query = replaced(&format!("/cancel?a=b&token={old}"), None, &new);
             prop_assert!(in_query.is_some());
             let in_path = replaced(&format!("/{old}/cancel"), None, &new);
-            prop_assert_eq!(in_path.is_some(), !matches!(&*new, "." | ".."));
+            let has_dots = new.split(['/', '\\']).any(|part| matches!(part, "." | ".."));
+            prop_assert_eq!(in_path.is_some(), !has_dots);
             let in_header = replaced("/cancel", Some(&old), &new);
             prop_assert_eq!(in_header.is_some(), HeaderValue::from_bytes(new.as_bytes()).is_ok());
         }
