@@ -1,5 +1,5 @@
 //! Who is asking, and may they? A later stage can only be reached with the [`Caller`] and the
-//! [`Authorized`](authorize::Authorized) that this one hands out.
+//! [`Authorized`] that this one hands out.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! HTTP/1.1 as strict as it can be, so that nobody behind can take a request for another one or for two.
 //!
-//! A [`Guard`] lies between the socket and hyper. It follows the requests in the bytes that come, and passes them on as
+//! A `Guard` lies between the socket and hyper. It follows the requests in the bytes that come, and passes them on as
 //! they are: a head only when it is whole and good. In place of one that is not, hyper gets a request that no caller can
-//! send, `OPTIONS *`, which is answered by what [`Refusals`] says; so the refusal comes after the answers to the requests
+//! send, `OPTIONS *`, which is answered by what `Refusals` says; so the refusal comes after the answers to the requests
 //! before it, is counted like every answer, and ends the connection. In a body nothing can be put in place of anything:
 //! there hyper gets a byte at which it gives the body up.
 
