@@ -129,6 +129,11 @@ impl Gateway {
         self.authentication.store(authentication);
     }
 
+    /// What finds out who sends a request, if anything does.
+    pub fn authentication(&self) -> Option<Arc<Authentication>> {
+        self.authentication.load_full()
+    }
+
     /// From now on completions go so.
     pub fn complete_by(&self, completions: Completions) {
         let any = completions.relay.is_some() || completions.home.is_some();

@@ -217,7 +217,10 @@ impl Running {
         let authentication = settings.authentication.as_ref();
         let authorization = Authorization::new(settings.authorization.as_ref(), authentication.is_some());
         if let Some(authentication) = authentication {
-            self.gateway.authenticate_by(Some(Arc::new(Authentication::new(authentication))));
+            self.gateway.authenticate_by(Some(Arc::new(Authentication::new(
+                authentication,
+                self.gateway.authentication().as_deref(),
+            ))));
             self.gateway.authorize_by(authorization);
         } else {
             self.gateway.authorize_by(authorization);

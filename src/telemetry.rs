@@ -171,6 +171,10 @@ pub struct Scraped {
     pub registry_copy_errors: IntGauge,
     /// One-name look-ups by what they found.
     pub registry_lookups: IntCounterVec,
+    /// Fetches of the keys of tokens, by issuer and result.
+    pub jwks_fetches: IntCounterVec,
+    /// Seconds since the keys of an issuer were fetched.
+    pub jwks_age: GaugeVec,
     /// Access log lines dropped because the writer could not keep up.
     pub access_log_dropped: IntGauge,
     /// Audit log lines dropped because the writer could not keep up.
@@ -478,6 +482,12 @@ impl Scraped {
                 "One-name look-ups after a miss, by what they found.",
                 &["result"],
             ),
+            jwks_fetches: make.counters(
+                "jwks_fetches_total",
+                "Fetches of the keys of tokens, by issuer and result.",
+                &["issuer", "result"],
+            ),
+            jwks_age: make.seconds("jwks_age_seconds", "Seconds since the keys of tokens were fetched.", &["issuer"]),
             access_log_dropped: make.gauge("access_log_dropped", "Access log lines dropped since the log was opened."),
             audit_log_dropped: make.gauge("audit_log_dropped", "Audit log lines dropped since the log was opened."),
         }

@@ -78,7 +78,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
     ("fetch", &["tls"]),
     ("credentials", &["admission", "fetch", "secret", "tls"]),
     ("secret", &[]),
-    ("admission", &["tls"]),
+    ("admission", &["fetch", "secret", "tls"]),
     ("tls", &[]),
     ("body", &[]),
     ("gates", &["resilience"]),

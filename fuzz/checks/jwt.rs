@@ -7,7 +7,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use nexus_gateway::admission::authenticate::{Algorithm, ClaimPath, Denied, IdentityPattern, JwtSettings, KeySet};
+use nexus_gateway::admission::authenticate::{
+    Algorithm, ClaimPath, Denied, IdentityPattern, JwtSettings, KeySet, KeySource,
+};
 use nexus_gateway::admission::{Authentication, AuthenticationSettings, Peer, Trust};
 
 /// Public keys; their private ones are lost.
@@ -32,14 +34,14 @@ static AUTHENTICATION: LazyLock<Authentication> = LazyLock::new(|| {
         issuer: "issuer".into(),
         audience: vec!["gateway".into()],
         algorithms: Algorithm::ALL.into(),
-        keys: KeySet::read(KEYS).expect("a good set"),
+        keys: KeySource::Set(KeySet::read(KEYS).expect("a good set")),
         header: AUTHORIZATION,
         name: ClaimPath::new(["sub".into()]),
         pattern: IdentityPattern::new("{namespace}:{name}").expect("a pattern"),
         namespace: None,
         leeway: Duration::ZERO,
     };
-    Authentication::new(&AuthenticationSettings { jwt: vec![issuer], ..AuthenticationSettings::default() })
+    Authentication::new(&AuthenticationSettings { jwt: vec![issuer], ..AuthenticationSettings::default() }, None)
 });
 
 pub(crate) fn check(input: &[u8]) {

@@ -51,6 +51,7 @@ impl Admin {
         }
         self.scrape_registry();
         self.scrape_credentials();
+        self.scrape_key_sets();
         self.scrape_breakers();
         self.scrape_concurrency();
         self.scrape_store();
@@ -118,6 +119,20 @@ impl Admin {
         scraped.store_up.with_label_values::<&str>(&[]).set(status.up.into());
         add(&scraped.store_decisions, &["ok"], status.decisions);
         add(&scraped.store_decisions, &["error"], status.errors);
+    }
+
+    fn scrape_key_sets(&self) {
+        let scraped = &self.telemetry.scraped;
+        scraped.jwks_fetches.reset();
+        scraped.jwks_age.reset();
+        let Some(authentication) = self.gateway.authentication() else { return };
+        for set in authentication.key_sets() {
+            add(&scraped.jwks_fetches, &[&set.issuer, "ok"], set.ok);
+            add(&scraped.jwks_fetches, &[&set.issuer, "error"], set.failed);
+            if let Some(age) = set.age {
+                scraped.jwks_age.with_label_values(&[&*set.issuer]).set(age.as_secs_f64());
+            }
+        }
     }
 
     fn scrape_credentials(&self) {

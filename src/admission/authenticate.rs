@@ -22,7 +22,7 @@ mod shown;
 
 pub use api_key::{ApiKey, ApiKeySettings, NewApiKey};
 pub use certificate::{CertificateRule, Field};
-pub use jwks::{Algorithm, KeySet};
+pub use jwks::{Algorithm, JwksStatus, JwksUrl, KeySet, KeySource};
 pub use jwt::{ClaimPath, JwtSettings};
 pub use pattern::{IdentityPattern, MAX_PATTERN, Read};
 
@@ -100,12 +100,13 @@ impl Denied {
 }
 
 impl Authentication {
-    /// By these settings.
-    pub fn new(settings: &AuthenticationSettings) -> Self {
+    /// By these settings. What others before it fetched and remembered stays where the settings of it do. Where keys have
+    /// to be fetched, that begins on the current runtime, and ends with the last that uses them.
+    pub fn new(settings: &AuthenticationSettings, before: Option<&Self>) -> Self {
         Self {
             certificates: settings.certificates.clone(),
             api_keys: ApiKeys::new(settings.api_keys.iter().flat_map(|settings| &settings.keys)),
-            tokens: Tokens::new(&settings.jwt),
+            tokens: Tokens::new(&settings.jwt, before.map(|before| &before.tokens)),
             places: places(settings),
         }
     }
@@ -113,12 +114,11 @@ impl Authentication {
     /// Who sends a request with these headers over the connection of `peer`. What a request shows names its sender rather
     /// than the certificate of its connection, which may be a proxy's, and a token does rather than a key; but each must be
     /// right by itself.
-    #[expect(clippy::unused_async, reason = "keys of tokens may have to be waited for")]
     pub async fn authenticate(&self, peer: &Peer, headers: &HeaderMap) -> Result<Caller, Denied> {
         let owner = self.owner(peer)?;
         let mut sender = None;
         for place in &self.places {
-            let shown = self.identify(place, headers)?;
+            let shown = self.identify(place, headers).await?;
             sender = sender.or(shown);
         }
         Ok(sender.or(owner).map_or_else(|| Caller::anonymous(peer), |identity| Caller::known(peer, identity)))
@@ -127,7 +127,7 @@ impl Authentication {
     /// Who sends a completion, whose headers may be meant for where it goes. Each line that may show a credential is judged
     /// by itself: what is right says who it is and goes out of `headers`, what is wrong counts as not shown and stays. The
     /// first that is wrong is told as well. Fails where one may be right and nobody can tell.
-    pub fn authenticate_completion(
+    pub async fn authenticate_completion(
         &self,
         peer: &Peer,
         headers: &mut HeaderMap,
@@ -137,7 +137,11 @@ impl Authentication {
         for place in &self.places {
             let mut others = Vec::new();
             for line in headers.get_all(&place.header) {
-                match read(line, &place.header, place.how()).and_then(|text| self.identify_text(place, text)) {
+                let identified = match read(line, &place.header, place.how()) {
+                    Ok(text) => self.identify_text(place, text).await,
+                    Err(denied) => Err(denied),
+                };
+                match identified {
                     Ok(identity) => sender = sender.or(Some(identity)),
                     Err(denied @ Denied::Unavailable { .. }) => return Err(denied),
                     Err(denied) => {
@@ -165,17 +169,22 @@ impl Authentication {
     }
 
     /// Who is known by the header of `place`.
-    fn identify(&self, place: &Place, headers: &HeaderMap) -> Result<Option<Arc<Identity>>, Denied> {
+    async fn identify(&self, place: &Place, headers: &HeaderMap) -> Result<Option<Arc<Identity>>, Denied> {
         match shown(headers, &place.header, place.how())? {
             Shown::Nothing => Ok(None),
-            Shown::Text(text) => self.identify_text(place, text).map(Some),
+            Shown::Text(text) => self.identify_text(place, text).await.map(Some),
         }
     }
 
     /// Who is known by a text at `place`. Where it may be either, its form says which it is.
-    fn identify_text(&self, place: &Place, text: &str) -> Result<Arc<Identity>, Denied> {
+    async fn identify_text(&self, place: &Place, text: &str) -> Result<Arc<Identity>, Denied> {
         let token = place.tokens && (!place.keys || is_token(text));
-        if token { self.tokens.identify(&place.header, text) } else { self.api_keys.identify(text) }
+        if token { self.tokens.identify(&place.header, text).await } else { self.api_keys.identify(text) }
+    }
+
+    /// How it stands with the keys of tokens that are fetched.
+    pub fn key_sets(&self) -> impl Iterator<Item = JwksStatus> {
+        self.tokens.statuses()
     }
 
     /// Takes what carries credentials for the gateway out of `headers`.

@@ -165,6 +165,7 @@ pub(super) fn is_secret(path: &str) -> bool {
         || guarded(path).is_some()
         || KEYS.iter().any(|keys| is_at_or_below(path, keys))
         || names_key_file(path)
+        || path.ends_with(".jwks.bearer")
 }
 
 /// Whether the path of a private key's file stands there, or the key itself by mistake.

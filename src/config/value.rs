@@ -28,7 +28,8 @@ mod tls;
 
 pub(super) use admin::AdminToken;
 pub(super) use authentication::{
-    AlgorithmName, Audience, CallerNamespace, ClaimName, CredentialHeader, IdentityName, IssuerName, Pattern, Sha256,
+    AlgorithmName, Audience, CallerNamespace, ClaimName, CredentialHeader, IdentityName, IssuerName, KeysUrl, Pattern,
+    Sha256,
 };
 pub(super) use authorization::{EndpointPattern, NamePattern};
 pub(super) use callbacks::{AllowedUrl, KeyId, KeySecret, PublicUrl};

@@ -22,7 +22,7 @@ impl Gateway {
         completes: bool,
     ) -> Result<(), Failure> {
         let caller = if completes {
-            let told = authentication.authenticate_completion(peer, &mut head.headers);
+            let told = authentication.authenticate_completion(peer, &mut head.headers).await;
             let (caller, denied) = told.map_err(|denied| self.refused(peer, &denied))?;
             // A request counts once: as known where it shows itself who sends it.
             let how = caller.identity().map(|identity| identity.how);

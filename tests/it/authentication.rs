@@ -5,11 +5,13 @@ use std::time::Duration;
 use http::HeaderName;
 use http::header::AUTHORIZATION;
 use nexus_gateway::admission::authenticate::{
-    Algorithm, ApiKeySettings, CertificateRule, ClaimPath, Field, IdentityPattern, JwtSettings, KeySet, NewApiKey,
+    Algorithm, ApiKeySettings, CertificateRule, ClaimPath, Field, IdentityPattern, JwksUrl, JwtSettings, KeySet,
+    KeySource, NewApiKey,
 };
 use nexus_gateway::admission::authorize::{Callers, Pattern, Rule};
 use nexus_gateway::admission::{AuthenticationSettings, AuthorizationSettings};
 use nexus_gateway::config::Settings;
+use nexus_gateway::tls::ClientTlsSettings;
 use rustls::version::TLS13;
 use serde_json::json;
 
@@ -214,7 +216,7 @@ fn issuing(settings: Settings, signers: &[&Signer]) -> Settings {
         issuer: "https://issuer.example".into(),
         audience: vec!["gateway".into()],
         algorithms: vec![Algorithm::Es256],
-        keys: KeySet::read(&jwks(signers)).expect("a good set"),
+        keys: KeySource::Set(KeySet::read(&jwks(signers)).expect("a good set")),
         header: AUTHORIZATION,
         name: ClaimPath::new(["sub".into()]),
         pattern: IdentityPattern::new("{namespace}:{name}").expect("a pattern"),
@@ -259,4 +261,45 @@ async fn a_token_says_who_calls_and_does_not_reach_the_handler() {
     gateway.running.apply(issuing(leading_to(&handler), &[&next])).await.expect("it can be applied");
     assert_unauthenticated(&caller.call(&with(&orders)).await);
     assert_eq!(caller.call(&with(&token(&next, "shop:orders"))).await.status(), 200);
+}
+
+/// The same with keys from this URL.
+fn issuing_at(url: &str, settings: Settings) -> Settings {
+    let mut settings = issuing(settings, &[&Signer::new("any", "ES256")]);
+    let issuer = &mut settings.authentication.as_mut().expect("it is configured").jwt[0];
+    issuer.keys = KeySource::Url(JwksUrl {
+        url: url.parse().expect("a URL"),
+        every: Duration::from_secs(300),
+        max_age: Duration::from_secs(3600),
+        tls: ClientTlsSettings::default(),
+        bearer: None,
+    });
+    settings
+}
+
+#[tokio::test]
+async fn keys_of_tokens_are_fetched_and_outlive_a_reload() {
+    let (handler, signer) = (Handler::answering(ok()), Signer::new("one", "ES256"));
+    let gateway = Gateway::start(issuing_at("http://127.0.0.1:1/", leading_to(&handler))).await;
+    let mut caller = gateway.connect().await;
+    let request = start("pay").header("Authorization", &token(&signer, "shop:orders"));
+    let answer = caller.call(&request).await;
+    let said = (answer.status(), answer.header("nexus-gateway-failure"), answer.header("nexus-request-retryable"));
+    assert_eq!(said, (503, Some("authentication_unavailable"), Some("true")));
+    let fetches = |result| [("issuer", "https://issuer.example"), ("result", result)];
+    gateway.counts("nexus_gateway_jwks_fetches_total", &fetches("error"), 1.0).await;
+
+    let issuer = Handler::answering(crate::harness::json("200 OK", &jwks(&[&signer])));
+    let settings = issuing_at(&issuer.url(), leading_to(&handler));
+    gateway.running.apply(settings.clone()).await.expect("it can be applied");
+    assert_eq!(caller.call(&request).await.status(), 200);
+    gateway
+        .running
+        .apply(Settings { authorization: Some(open_to_all()), ..settings })
+        .await
+        .expect("it can be applied");
+    assert_eq!(caller.call(&request).await.status(), 200);
+    assert_eq!(issuer.requests().len(), 1, "what was fetched stays");
+    gateway.counts("nexus_gateway_jwks_fetches_total", &fetches("ok"), 1.0).await;
+    assert!(gateway.metrics().await.has("nexus_gateway_jwks_age_seconds"));
 }

@@ -14,6 +14,10 @@ use serde_json::{Map, Value};
 
 use super::api_key::sha256;
 
+pub(super) mod fetched;
+
+pub use fetched::{JwksStatus, JwksUrl};
+
 /// Longest text of a set, in bytes.
 pub(super) const MAX_SET: usize = 1 << 20;
 
@@ -47,6 +51,15 @@ pub enum Algorithm {
     Es384,
     /// Ed25519.
     EdDsa,
+}
+
+/// Where the keys of an issuer are from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// The configuration.
+    Set(KeySet),
+    /// A URL of the issuer.
+    Url(JwksUrl),
 }
 
 /// What a key is made of.

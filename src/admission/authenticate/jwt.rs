@@ -16,7 +16,8 @@ use crate::admission::{How, Identity};
 
 mod token;
 
-use super::jwks::{Algorithm, KeySet};
+use super::jwks::fetched::Keeper;
+use super::jwks::{Algorithm, JwksStatus, KeySet, KeySource};
 use token::Token;
 pub(super) use token::is_token;
 
@@ -39,7 +40,7 @@ pub struct JwtSettings {
     /// How it signs.
     pub algorithms: Vec<Algorithm>,
     /// The keys that it signs with.
-    pub keys: KeySet,
+    pub keys: KeySource,
     /// The header that carries its tokens.
     pub header: HeaderName,
     /// What says the caller's name.
@@ -69,8 +70,18 @@ impl ClaimPath {
 
 /// Checks tokens.
 pub(super) struct Tokens {
-    issuers: Vec<JwtSettings>,
+    issuers: Vec<Issuer>,
     remembered: Cache<[u8; 32], Arc<Known>>,
+}
+
+struct Issuer {
+    settings: JwtSettings,
+    keys: Keys,
+}
+
+enum Keys {
+    Set(KeySet),
+    Kept(Arc<Keeper>),
 }
 
 /// A token that was right.
@@ -84,58 +95,137 @@ struct Known {
     until: f64,
 }
 
+/// Why a token is not believed.
+enum Refusal {
+    Wrong(&'static str),
+    /// Its key may be one of those that cannot be fetched.
+    Unavailable,
+}
+
+impl From<&'static str> for Refusal {
+    fn from(why: &'static str) -> Self {
+        Self::Wrong(why)
+    }
+}
+
 impl Tokens {
-    pub(super) fn new(issuers: &[JwtSettings]) -> Self {
-        let remembered = Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBERED_FOR).build();
-        Self { issuers: issuers.to_vec(), remembered }
+    /// What checks tokens of these issuers, and goes on with what was fetched and remembered before where that still holds.
+    pub(super) fn new(issuers: &[JwtSettings], before: Option<&Self>) -> Self {
+        let issuers: Vec<_> = issuers.iter().map(|settings| Issuer::new(settings, before)).collect();
+        let same = |before: &&Self| {
+            before.issuers.iter().map(|issuer| &issuer.settings).eq(issuers.iter().map(|issuer| &issuer.settings))
+        };
+        let remembered = before.filter(same).map_or_else(
+            || Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBERED_FOR).build(),
+            |before| before.remembered.clone(),
+        );
+        Self { issuers, remembered }
+    }
+
+    /// How it stands with the keys that are fetched.
+    pub(super) fn statuses(&self) -> impl Iterator<Item = JwksStatus> {
+        self.issuers.iter().filter_map(|issuer| issuer.keeper()).map(|keeper| keeper.status())
     }
 
     /// Whose token `text` is, which is shown in `header`.
-    pub(super) fn identify(&self, header: &HeaderName, text: &str) -> Result<Arc<Identity>, Denied> {
+    pub(super) async fn identify(&self, header: &HeaderName, text: &str) -> Result<Arc<Identity>, Denied> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.identify_at(header, text, now)
+        self.identify_at(header, text, now).await
     }
 
-    fn identify_at(&self, header: &HeaderName, text: &str, now: Duration) -> Result<Arc<Identity>, Denied> {
+    async fn identify_at(&self, header: &HeaderName, text: &str, now: Duration) -> Result<Arc<Identity>, Denied> {
         let hash = sha256(text.as_bytes());
-        if let Some(known) = self.remembered.get(&hash) {
-            let issuer = &self.issuers[known.issuer];
-            if issuer.header == *header && issuer.keys.is(&known.keys) && now.as_secs_f64() < known.until {
-                return Ok(Arc::clone(&known.identity));
-            }
+        if let Some(known) = self.remembered.get(&hash)
+            && self.issuers[known.issuer].still_believes(&known, header, now)
+        {
+            return Ok(Arc::clone(&known.identity));
         }
         let wrong = |why: &'static str| Denied::wrong(How::Jwt, why);
         let token = Token::read(text).map_err(wrong)?;
         let (number, issuer) = self.issuer_of(header, &token).map_err(wrong)?;
-        let known = issuer.check(number, &token, now).map_err(|why| {
-            let why = format!("{}: {why}", issuer.issuer);
-            Denied::wrong(How::Jwt, why)
+        let known = issuer.check(number, &token, now).await.map_err(|refusal| {
+            let name = &issuer.settings.issuer;
+            match refusal {
+                Refusal::Wrong(why) => Denied::wrong(How::Jwt, format!("{name}: {why}")),
+                Refusal::Unavailable => {
+                    Denied::Unavailable { how: How::Jwt, why: format!("{name}: its keys cannot be fetched").into() }
+                }
+            }
         })?;
         let identity = Arc::clone(&known.identity);
         self.remembered.insert(hash, Arc::new(known));
         Ok(identity)
     }
 
-    fn issuer_of(&self, header: &HeaderName, token: &Token<'_>) -> Result<(usize, &JwtSettings), &'static str> {
+    fn issuer_of(&self, header: &HeaderName, token: &Token<'_>) -> Result<(usize, &Issuer), &'static str> {
         let issuer = token.issuer()?;
-        let mut here = self.issuers.iter().enumerate().filter(|(_, settings)| settings.header == *header);
-        here.find(|(_, settings)| *settings.issuer == *issuer).ok_or("its issuer is unknown")
+        let mut here = self.issuers.iter().enumerate().filter(|(_, known)| known.settings.header == *header);
+        here.find(|(_, known)| *known.settings.issuer == *issuer).ok_or("its issuer is unknown")
+    }
+}
+
+impl Issuer {
+    fn new(settings: &JwtSettings, before: Option<&Tokens>) -> Self {
+        let keys = match &settings.keys {
+            KeySource::Set(set) => Keys::Set(set.clone()),
+            KeySource::Url(url) => {
+                let mut kept = before.into_iter().flat_map(|before| &before.issuers).filter_map(Self::keeper);
+                let same = kept.find(|keeper| keeper.is_for(&settings.issuer, url)).cloned();
+                Keys::Kept(same.unwrap_or_else(|| Keeper::begin(&settings.issuer, url)))
+            }
+        };
+        Self { settings: settings.clone(), keys }
+    }
+
+    fn keeper(&self) -> Option<&Arc<Keeper>> {
+        match &self.keys {
+            Keys::Set(_) => None,
+            Keys::Kept(keeper) => Some(keeper),
+        }
+    }
+
+    fn keys(&self) -> Option<KeySet> {
+        match &self.keys {
+            Keys::Set(set) => Some(set.clone()),
+            Keys::Kept(keeper) => keeper.current(),
+        }
+    }
+
+    fn still_believes(&self, known: &Known, header: &HeaderName, now: Duration) -> bool {
+        let same_keys = || self.keys().is_some_and(|keys| keys.is(&known.keys));
+        self.settings.header == *header && now.as_secs_f64() < known.until && same_keys()
+    }
+
+    /// What costs least is looked at first, and nobody waits for keys for what is wrong anyway.
+    async fn check(&self, number: usize, token: &Token<'_>, now: Duration) -> Result<Known, Refusal> {
+        let settings = &self.settings;
+        if !settings.algorithms.contains(&token.algorithm) {
+            return Err("its algorithm is none that its issuer uses".into());
+        }
+        token.is_for(&settings.audience)?;
+        let until = token.holds(now, settings.leeway)?;
+        let identity = settings.identity(token)?;
+        let keys = self.check_signature(token).await?;
+        Ok(Known { identity, issuer: number, keys, until })
+    }
+
+    /// The keys by one of which the token is signed.
+    async fn check_signature(&self, token: &Token<'_>) -> Result<KeySet, Refusal> {
+        let keys = self.keys();
+        let checked = keys.as_ref().map_or(Checked::UnknownKey, |keys| check_signature(keys, token));
+        let Some(keeper) = self.keeper().filter(|_| checked == Checked::UnknownKey) else {
+            return checked.into_result(keys);
+        };
+        let is_known = keeper.renew().await;
+        let keys = self.keys();
+        match keys.as_ref().map_or(Checked::UnknownKey, |keys| check_signature(keys, token)) {
+            Checked::UnknownKey if !is_known => Err(Refusal::Unavailable),
+            checked => checked.into_result(keys),
+        }
     }
 }
 
 impl JwtSettings {
-    /// What costs least is looked at first.
-    fn check(&self, number: usize, token: &Token<'_>, now: Duration) -> Result<Known, &'static str> {
-        if !self.algorithms.contains(&token.algorithm) {
-            return Err("its algorithm is none that its issuer uses");
-        }
-        token.is_for(&self.audience)?;
-        let until = token.holds(now, self.leeway)?;
-        let identity = self.identity(token)?;
-        check_signature(&self.keys, token)?;
-        Ok(Known { identity, issuer: number, keys: self.keys.clone(), until })
-    }
-
     fn identity(&self, token: &Token<'_>) -> Result<Arc<Identity>, &'static str> {
         let text = token.text(&self.name)?.ok_or("it does not say who the caller is")?;
         let read = self.pattern.read(text).ok_or("nobody may be called as it says")?;
@@ -148,13 +238,30 @@ impl JwtSettings {
     }
 }
 
-fn check_signature(keys: &KeySet, token: &Token<'_>) -> Result<(), &'static str> {
-    let mut fitting = keys.fitting(token.key.as_deref(), token.algorithm).take(MAX_TRIED).peekable();
-    if fitting.peek().is_none() {
-        return Err("its key is unknown");
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Checked {
+    Signed,
+    Wrong,
+    /// There is no such key, or none of those that it may be by.
+    UnknownKey,
+}
+
+impl Checked {
+    fn into_result(self, keys: Option<KeySet>) -> Result<KeySet, Refusal> {
+        match self {
+            Self::Signed => keys.ok_or(Refusal::Unavailable),
+            Self::Wrong => Err("its signature is wrong".into()),
+            Self::UnknownKey => Err("its key is unknown".into()),
+        }
     }
+}
+
+fn check_signature(keys: &KeySet, token: &Token<'_>) -> Checked {
+    let mut fitting = keys.fitting(token.key.as_deref(), token.algorithm).take(MAX_TRIED).peekable();
+    // Who names no key may have signed with one that is new.
+    let otherwise = if fitting.peek().is_none() || token.key.is_none() { Checked::UnknownKey } else { Checked::Wrong };
     let signed = fitting.any(|key| key.signed(token.message, token.signature, token.algorithm));
-    signed.then_some(()).ok_or("its signature is wrong")
+    if signed { Checked::Signed } else { otherwise }
 }
 
 #[cfg(test)]

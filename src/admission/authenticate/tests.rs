@@ -43,8 +43,10 @@ async fn a_caller_is_known_by_its_api_key() {
     let orders = NewApiKey::generate("orders", Some("shop")).unwrap();
     let next = NewApiKey::generate("orders", None).unwrap();
     let settings = keys("x-api-key", vec![orders.key, next.key]);
-    let authentication =
-        Authentication::new(&AuthenticationSettings { api_keys: Some(settings), ..AuthenticationSettings::default() });
+    let authentication = Authentication::new(
+        &AuthenticationSettings { api_keys: Some(settings), ..AuthenticationSettings::default() },
+        None,
+    );
     let known = |text: &str| Ok(Some(text.to_owned()));
     assert_eq!(who(&authentication, &[("x-api-key", &orders.text)]).await, known("orders in shop by ApiKey"));
     assert_eq!(who(&authentication, &[("x-api-key", &next.text)]).await, known("orders by ApiKey"));
@@ -67,11 +69,14 @@ async fn a_caller_is_known_by_its_api_key() {
 async fn what_a_request_shows_names_its_sender_rather_than_the_certificate() {
     let key = NewApiKey::generate("orders", None).unwrap();
     let pattern = IdentityPattern::new("CN={name}").unwrap();
-    let authentication = Authentication::new(&AuthenticationSettings {
-        certificates: vec![CertificateRule { field: Field::Subject, pattern }],
-        api_keys: Some(keys("x-api-key", vec![key.key])),
-        ..AuthenticationSettings::default()
-    });
+    let authentication = Authentication::new(
+        &AuthenticationSettings {
+            certificates: vec![CertificateRule { field: Field::Subject, pattern }],
+            api_keys: Some(keys("x-api-key", vec![key.key])),
+            ..AuthenticationSettings::default()
+        },
+        None,
+    );
     let with = |subject: &str| Peer {
         certificate: Some(Arc::new(PeerCertificate { subject: subject.into(), ..PeerCertificate::default() })),
         ..peer()
@@ -99,8 +104,10 @@ async fn what_a_request_shows_names_its_sender_rather_than_the_certificate() {
 async fn an_api_key_may_come_as_a_bearer() {
     let orders = NewApiKey::generate("orders", None).unwrap();
     let settings = keys("authorization", vec![orders.key]);
-    let authentication =
-        Authentication::new(&AuthenticationSettings { api_keys: Some(settings), ..AuthenticationSettings::default() });
+    let authentication = Authentication::new(
+        &AuthenticationSettings { api_keys: Some(settings), ..AuthenticationSettings::default() },
+        None,
+    );
     let shown = format!("Bearer {}", orders.text);
     assert_eq!(who(&authentication, &[("authorization", &shown)]).await, Ok(Some("orders by ApiKey".into())));
     assert!(who(&authentication, &[("authorization", &orders.text)]).await.is_err(), "without a scheme");
@@ -145,7 +152,7 @@ async fn a_header_may_carry_a_token_or_a_key() {
         issuer: "issuer".into(),
         audience: vec!["gateway".into()],
         algorithms: vec![Algorithm::EdDsa],
-        keys: KeySet::read(&jwks(&[&signer])).unwrap(),
+        keys: KeySource::Set(KeySet::read(&jwks(&[&signer])).unwrap()),
         header: AUTHORIZATION,
         name: ClaimPath::new(["sub".into()]),
         pattern: IdentityPattern::whole(),
@@ -163,13 +170,13 @@ async fn a_header_may_carry_a_token_or_a_key() {
         ..AuthenticationSettings::default()
     };
     let known = |text: &str| Ok(Some(text.to_owned()));
-    let both = Authentication::new(&with("authorization"));
+    let both = Authentication::new(&with("authorization"), None);
     assert_eq!(who(&both, &[("authorization", &right)]).await, known("by-token by Jwt"));
     assert_eq!(who(&both, &[("authorization", &key_text)]).await, known("by-key by ApiKey"));
     assert_eq!(who(&both, &[("authorization", &wrong)]).await.unwrap_err().how(), How::Jwt);
     assert_eq!(who(&both, &[("authorization", "Bearer a.b.c.d")]).await.unwrap_err().how(), How::ApiKey);
 
-    let apart = Authentication::new(&with("x-api-key"));
+    let apart = Authentication::new(&with("x-api-key"), None);
     let shown = [("authorization", &*right), ("x-api-key", &*key.text)];
     assert_eq!(who(&apart, &shown).await, known("by-token by Jwt"));
     assert!(who(&apart, &[("authorization", &right), ("x-api-key", "wrong")]).await.is_err());

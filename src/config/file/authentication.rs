@@ -3,10 +3,11 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::ClientTls;
 use crate::config::shape::OneOrMore;
 use crate::config::value::{
-    AlgorithmName, Audience, CallerNamespace, Checked, ClaimName, CredentialHeader, FilePath, IdentityName, IssuerName,
-    MINUTE, Pattern, Sha256, Time,
+    AlgorithmName, Audience, CallerNamespace, Checked, ClaimName, CredentialHeader, DAY, FilePath, IdentityName,
+    IssuerName, KeysUrl, MINUTE, Pattern, SECOND, SecretText, Sha256, Time,
 };
 
 #[derive(Default, Deserialize, JsonSchema)]
@@ -83,6 +84,18 @@ pub(in crate::config) struct Jwt {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Jwks {
-    /// A file with a JSON Web Key Set of at most 100 keys and 1 MiB, read anew when it changes. Mandatory.
+    /// A file with a JSON Web Key Set of at most 100 keys and 1 MiB, read anew when it changes. This or `url`.
     pub(in crate::config) file: Option<Checked<FilePath>>,
+    /// Where the issuer publishes such a set, with `https` unless it is a loopback address. It is fetched again and again,
+    /// and when a token names a key that is not in it; the last good set holds meanwhile. This or `file`.
+    pub(in crate::config) url: Option<Checked<KeysUrl>>,
+    /// Time between two fetches of `url`, 10s to 24h. Default: 5m.
+    pub(in crate::config) every: Option<Checked<Time<{ 10 * SECOND }, DAY>>>,
+    /// How long a fetched set holds where no newer one can be fetched, 1m to 30d. Default: 24h.
+    pub(in crate::config) max_age: Option<Checked<Time<MINUTE, { 30 * DAY }>>>,
+    /// How the server of `url` is met. Left out: the system's authorities are believed, and no certificate is shown.
+    pub(in crate::config) tls: Option<ClientTls>,
+    /// A token that the server of `url` is shown, as `Authorization: Bearer TOKEN`; best written as `${file:/PATH}`. Left
+    /// out: none.
+    pub(in crate::config) bearer: Option<Checked<SecretText>>,
 }

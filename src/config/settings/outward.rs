@@ -201,7 +201,7 @@ fn sensitive(value: &Secret) -> Option<HeaderValue> {
     headers::sensitive(value.reveal().as_bytes())
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use http::HeaderName;
+use http::{HeaderName, Uri};
 
-use super::Kind;
+use super::{Kind, TokenUrl};
 use crate::admission::authenticate::{Algorithm, IdentityPattern, MAX_NAME, is_name, is_printable};
 use crate::admission::authorize::ANONYMOUS;
 use crate::config::problem::{did_you_mean, quoted_list};
@@ -178,6 +178,24 @@ impl Kind for ClaimName {
 fn printable<'a>(text: &'a str, what: &str) -> Result<&'a str, String> {
     let wrong = || format!("is not {what}; write 1 to {MAX_NAME} printable ASCII characters");
     is_printable(text).then_some(text).ok_or_else(wrong)
+}
+
+/// Where keys are published.
+pub(in crate::config) struct KeysUrl;
+
+impl Kind for KeysUrl {
+    type Value = Uri;
+
+    const EXPECTED: &'static str = "a URL such as `https://issuer.example/jwks.json`";
+
+    fn from_text(text: &str) -> Result<Uri, String> {
+        let refused = || "is no URL of keys; write `https://HOST[:PORT]/PATH`, without user name or `#`".to_owned();
+        TokenUrl::from_text(text).map_err(|_| refused())
+    }
+
+    fn pattern() -> &'static str {
+        TokenUrl::pattern()
+    }
 }
 
 /// How tokens are signed.

@@ -20,7 +20,7 @@ fn issuer(signers: &[&Signer]) -> JwtSettings {
         issuer: ISSUER.into(),
         audience: vec!["gateway".into(), "other-gateway".into()],
         algorithms: vec![Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa],
-        keys: KeySet::read(&jwks(signers)).unwrap(),
+        keys: KeySource::Set(KeySet::read(&jwks(signers)).unwrap()),
         header: AUTHORIZATION,
         name: path(&["sub"]),
         pattern: IdentityPattern::whole(),
@@ -60,15 +60,24 @@ fn without(name: &str) -> Value {
 }
 
 fn at(tokens: &Tokens, token: &str, now: u64) -> Result<String, String> {
-    let known = tokens.identify_at(&AUTHORIZATION, token, Duration::from_secs(now));
+    let known = ready(tokens.identify_at(&AUTHORIZATION, token, Duration::from_secs(now)));
     known.map(|identity| format!("{} in {:?}", identity.name, identity.namespace)).map_err(|denied| {
         assert!(matches!(denied, Denied::Wrong { how: How::Jwt, .. }), "{denied:?}");
         denied.why().to_owned()
     })
 }
 
+/// What comes of what has to wait for nothing.
+fn ready<T>(future: impl Future<Output = T>) -> T {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(future).poll(&mut context) {
+        std::task::Poll::Ready(value) => value,
+        std::task::Poll::Pending => panic!("it waits"),
+    }
+}
+
 fn who(settings: &JwtSettings, token: &str) -> Result<String, String> {
-    at(&Tokens::new(std::slice::from_ref(settings)), token, NOW)
+    at(&Tokens::new(std::slice::from_ref(settings), None), token, NOW)
 }
 
 /// Not believed for this reason.
@@ -240,17 +249,19 @@ fn what_is_no_token_is_not_looked_into() {
 #[test]
 fn a_token_is_checked_once_while_it_holds() {
     let (signer, other) = (Signer::new("one", "EdDSA"), Signer::new("one", "EdDSA"));
-    let mut tokens = Tokens::new(&[issuer(&[&signer])]);
+    let mut tokens = Tokens::new(&[issuer(&[&signer])], None);
     let token = signer.token(&claims());
     assert!(at(&tokens, &token, NOW).is_ok());
     let hash = sha256(token.as_bytes());
     assert!(tokens.remembered.contains_key(&hash));
     assert!(at(&tokens, &token, NOW + 629).is_ok());
     assert_eq!(at(&tokens, &token, NOW + 630), Err(format!("{ISSUER}: it has expired")), "though it is remembered");
-    let elsewhere = tokens.identify_at(&http::header::FROM, &token, Duration::from_secs(NOW));
+    let elsewhere = ready(tokens.identify_at(&http::header::FROM, &token, Duration::from_secs(NOW)));
     assert!(elsewhere.is_err(), "another header");
 
-    tokens.issuers[0].keys = KeySet::read(&jwks(&[&other])).unwrap();
+    let same = Tokens::new(&[issuer(&[&signer])], Some(&tokens));
+    assert!(same.remembered.contains_key(&hash), "nothing changed");
+    tokens = Tokens::new(&[issuer(&[&other])], Some(&tokens));
     assert_eq!(at(&tokens, &token, NOW), Err(format!("{ISSUER}: its signature is wrong")), "the keys changed");
     let wrong = other.token(&without("exp"));
     assert!(at(&tokens, &wrong, NOW).is_err() && !tokens.remembered.contains_key(&sha256(wrong.as_bytes())));
@@ -261,13 +272,16 @@ fn each_issuer_is_checked_by_what_is_its_own() {
     let (one, two) = (Signer::new("key", "EdDSA"), Signer::new("key", "EdDSA"));
     let header = http::HeaderName::from_static("x-token");
     let other = JwtSettings { issuer: "two".into(), header: header.clone(), name: path(&["who"]), ..issuer(&[&two]) };
-    let tokens = Tokens::new(&[issuer(&[&one]), other]);
+    let tokens = Tokens::new(&[issuer(&[&one]), other], None);
     let mut of_two = but("iss", json!("two"));
     of_two["who"] = "billing".into();
-    let known = tokens.identify_at(&header, &two.token(&of_two), Duration::from_secs(NOW)).unwrap();
+    let known = ready(tokens.identify_at(&header, &two.token(&of_two), Duration::from_secs(NOW))).unwrap();
     assert_eq!(&*known.name, "billing");
     assert!(at(&tokens, &two.token(&of_two), NOW).is_err(), "not in the header of the other");
-    assert!(tokens.identify_at(&header, &one.token(&of_two), Duration::from_secs(NOW)).is_err(), "nor by its keys");
+    assert!(
+        ready(tokens.identify_at(&header, &one.token(&of_two), Duration::from_secs(NOW))).is_err(),
+        "nor by its keys"
+    );
     assert!(at(&tokens, &two.token(&claims()), NOW).is_err());
 }
 
@@ -292,5 +306,93 @@ proptest! {
     fn any_text_is_refused(text in "[A-Za-z0-9_-]{0,20}\\.[A-Za-z0-9_-]{0,20}\\.[A-Za-z0-9_-]{0,20}|\\PC{0,60}") {
         let signer = Signer::new("one", "EdDSA");
         prop_assert!(who(&issuer(&[&signer]), &text).is_err());
+    }
+}
+
+mod fetched {
+    //! Tokens of an issuer whose keys are fetched.
+
+    use std::sync::Mutex;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::admission::authenticate::JwksUrl;
+    use crate::tls::ClientTlsSettings;
+
+    /// A server of the set that stands in the second; none: it cuts connections.
+    async fn serve() -> (http::Uri, Arc<Mutex<Option<String>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        let served = Arc::new(Mutex::new(None::<String>));
+        let set = Arc::clone(&served);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let read = stream.read(&mut [0; 4096]).await;
+                let set = set.lock().unwrap().clone();
+                if let (Ok(1..), Some(set)) = (read, set) {
+                    let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", set.len());
+                    let _ = stream.write_all((head + &set).as_bytes()).await;
+                }
+            }
+        });
+        (url, served)
+    }
+
+    fn by_url(url: &http::Uri) -> JwtSettings {
+        let keys = KeySource::Url(JwksUrl {
+            url: url.clone(),
+            every: Duration::from_secs(300),
+            max_age: Duration::from_secs(3600),
+            tls: ClientTlsSettings::default(),
+            bearer: None,
+        });
+        JwtSettings { keys, ..issuer(&[&Signer::new("any", "EdDSA")]) }
+    }
+
+    async fn show(tokens: &Tokens, token: &str) -> Result<(), Denied> {
+        tokens.identify_at(&AUTHORIZATION, token, Duration::from_secs(NOW)).await.map(|_| ())
+    }
+
+    async fn later() {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(11)).await;
+        tokio::time::resume();
+    }
+
+    #[tokio::test]
+    async fn keys_come_change_and_go_on_across_a_reload() {
+        let (url, served) = serve().await;
+        let [one, two] = ["one", "two"].map(|id| Signer::new(id, "EdDSA"));
+        let settings = [by_url(&url)];
+        let tokens = Tokens::new(&settings, None);
+        let token = one.token(&claims());
+        let unavailable = |shown: Result<(), Denied>| matches!(shown, Err(Denied::Unavailable { how: How::Jwt, .. }));
+        let wrong = |shown: Result<(), Denied>| matches!(shown, Err(Denied::Wrong { how: How::Jwt, .. }));
+        assert!(unavailable(show(&tokens, &token).await), "there are no keys yet");
+        assert!(wrong(show(&tokens, &one.token(&without("aud"))).await), "though this is wrong by any key");
+
+        *served.lock().unwrap() = Some(jwks(&[&one]));
+        later().await;
+        assert_eq!(show(&tokens, &token).await, Ok(()));
+        assert!(wrong(show(&tokens, &two.token(&claims())).await), "a key that there is not");
+
+        *served.lock().unwrap() = Some(jwks(&[&two]));
+        later().await;
+        let nameless = two.token_with(&json!({ "alg": "EdDSA" }), &claims());
+        assert_eq!(show(&tokens, &nameless).await, Ok(()), "a new key is looked for, though none is named");
+        assert_eq!(show(&tokens, &two.token(&claims())).await, Ok(()));
+        assert!(wrong(show(&tokens, &token).await), "its key is gone, though it is remembered");
+
+        *served.lock().unwrap() = None;
+        let leeway = JwtSettings { leeway: Duration::ZERO, ..settings[0].clone() };
+        let changed = Tokens::new(&[leeway], Some(&tokens));
+        drop(tokens);
+        assert_eq!(show(&changed, &two.token(&claims())).await, Ok(()), "keys outlive what has no part in them");
+        later().await;
+        assert!(unavailable(show(&changed, &token).await), "nobody can tell whether its key is back");
+        let status = changed.statuses().next().unwrap();
+        assert_eq!((&*status.issuer, status.age.is_some()), (ISSUER, true));
     }
 }

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 
-use crate::admission::authenticate::{Algorithm, ClaimPath, IdentityPattern, JwtSettings, KeySet};
+use crate::admission::authenticate::{Algorithm, ClaimPath, IdentityPattern, JwksUrl, JwtSettings, KeySet, KeySource};
 use crate::config::file;
 use crate::config::problem::quoted_list;
 use crate::config::report::Report;
+use crate::config::settings::outward::is_loopback;
+use crate::config::settings::tls;
 use crate::config::shape::OneOrMore;
 use crate::config::tree::item_path;
 use crate::config::value::{AlgorithmName, Checked, Kind};
@@ -21,6 +23,12 @@ const MAX_ISSUERS: usize = 16;
 
 /// What issuers sign with by default.
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::Rs256, Algorithm::Es256, Algorithm::EdDsa];
+
+/// Time between two fetches by default.
+const EVERY: Duration = Duration::from_secs(300);
+
+/// How long a fetched set holds by default.
+const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
 
 const LEEWAY: Duration = Duration::from_secs(30);
 
@@ -115,12 +123,29 @@ fn filled<K: Kind>(
     list.into_iter().map(|item| item.map(|item| item.0)).collect()
 }
 
-fn jwks(file: file::Jwks, path: &str, report: &mut Report<'_>) -> Option<KeySet> {
-    let Some(Checked(file)) = file.file else {
-        report.add(path, "says nothing of the keys; write `file: /PATH/TO/FILE` below it");
-        return None;
-    };
-    read(&file, &format!("{path}.file"), report)
+fn jwks(file: file::Jwks, path: &str, report: &mut Report<'_>) -> Option<KeySource> {
+    match (file.file, file.url) {
+        (Some(file), None) => read(&file.0, &format!("{path}.file"), report).map(KeySource::Set),
+        (None, Some(Checked(url))) => {
+            let is_loopback = url.host().is_some_and(is_loopback);
+            if url.scheme_str() == Some("http") && !is_loopback {
+                let message = "lets everybody on the way change the keys; write `https://`";
+                report.add_about(&format!("{path}.url"), message);
+            }
+            let tls = file.tls.map(|tls| tls::client(tls, &format!("{path}.tls"), report)).unwrap_or_default();
+            Some(KeySource::Url(JwksUrl {
+                url,
+                every: file.every.map_or(EVERY, |every| every.0),
+                max_age: file.max_age.map_or(MAX_AGE, |max_age| max_age.0),
+                tls,
+                bearer: file.bearer.map(|bearer| bearer.0),
+            }))
+        }
+        _ => {
+            report.add(path, "has to be one of `file: /PATH/TO/FILE` and `url: https://HOST/PATH`");
+            None
+        }
+    }
 }
 
 fn read(file: &Path, path: &str, report: &mut Report<'_>) -> Option<KeySet> {
