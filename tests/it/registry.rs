@@ -75,7 +75,7 @@ async fn names_that_no_endpoint_can_have_cost_a_cluster_nothing() {
     let gateway = Gateway::serving(&cluster).await;
     gateway.until_ready().await;
     let before = cluster.asked().len();
-    for name in ["a", "no_ne", "%2e%2e%2f", "1a", &"a".repeat(201)] {
+    for name in ["a", "no_ne", "a%2fb", "1a", &"a".repeat(201)] {
         ABSENT.assert_is(&gateway.call(&start(name)).await, name);
     }
     assert_eq!(cluster.asked().len(), before);
