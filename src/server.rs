@@ -27,6 +27,7 @@ mod drain;
 mod frames;
 mod handshake;
 mod http2;
+mod layer;
 mod message;
 mod places;
 mod preface;

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use super::drain::Watcher;
 use super::frames::Counted;
 use super::http2::{self, PIECE, Progress};
+use super::layer::Layered;
 use super::pulse::{Beat, Pulse, Watched};
 use super::strict::{Guard, Limits};
 use super::{ServerSettings, message, preface};
@@ -62,7 +63,7 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let address = self.peer.address;
-        let stream = Watched { stream, pulse: Arc::clone(&self.pulse) };
+        let stream = Layered { stream, layer: Watched(Arc::clone(&self.pulse)) };
         let ended = match speaks {
             Speaks::Http1 => self.http1(stream, &mut watcher).await,
             Speaks::Http2 => self.http2(stream, &mut watcher).await,
@@ -90,7 +91,8 @@ impl Connection {
     {
         let Self { worker, gateway, peer, settings, pulse, .. } = self;
         let ServerSettings { max_head, max_headers, max_uri, .. } = *settings;
-        let (stream, refusals) = Guard::new(stream, Limits { max_head, max_headers, max_uri });
+        let (layer, refusals) = Guard::new(Limits { max_head, max_headers, max_uri });
+        let stream = Layered { stream, layer };
         let (peer, served) = (Arc::new(peer), AtomicUsize::new(0));
         let max_requests = settings.max_requests_per_connection;
         let service = service_fn(move |request: Request<Incoming>| {
@@ -126,7 +128,8 @@ impl Connection {
     {
         let Self { worker, gateway, telemetry, peer, settings, pulse } = self;
         pulse.framed();
-        let stream = Counted::new(stream, http2::frame_limits(&settings), Arc::clone(&telemetry));
+        let layer = Counted::new(http2::frame_limits(&settings), Arc::clone(&telemetry));
+        let stream = Layered { stream, layer };
         let builder = http2::builder(&settings, &telemetry);
         let peer = Arc::new(peer);
         let (served, spent) = (AtomicUsize::new(0), Arc::new(Notify::new()));

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
+use super::layer::Layer;
 use crate::telemetry::Telemetry;
 
 /// Bytes before the first frame (RFC 9113 §3.4), and of each frame's head (§4.1).
@@ -169,55 +170,30 @@ impl Allowance {
     }
 }
 
-/// A stream that ends where there is too much of something.
-pub(super) struct Counted<S> {
-    stream: S,
+/// Ends a stream where there is too much of something.
+pub(super) struct Counted {
     frames: Frames,
     telemetry: Arc<Telemetry>,
 }
 
-impl<S> Counted<S> {
-    pub(super) fn new(stream: S, limits: FrameLimits, telemetry: Arc<Telemetry>) -> Self {
-        Self { stream, frames: Frames::new(limits, Instant::now()), telemetry }
+impl Counted {
+    pub(super) fn new(limits: FrameLimits, telemetry: Arc<Telemetry>) -> Self {
+        Self { frames: Frames::new(limits, Instant::now()), telemetry }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
+impl Layer for Counted {
+    fn poll_read<S>(&mut self, stream: &mut S, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>>
+    where
+        S: AsyncRead + Unpin,
+    {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
-        let looked = this.frames.look(&buf.filled()[before..], Instant::now());
+        ready!(Pin::new(stream).poll_read(cx, buf))?;
+        let looked = self.frames.look(&buf.filled()[before..], Instant::now());
         Poll::Ready(looked.map_err(|much| {
-            this.telemetry.cut(much);
+            self.telemetry.cut(much);
             io::Error::new(io::ErrorKind::InvalidData, format!("too many {much}"))
         }))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 

@@ -4,13 +4,15 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+
+use super::layer::{Layer, Layered};
 
 /// What every HTTP/2 connection begins with (RFC 9113 §3.4). No HTTP/1.1 request does.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Reads the first bytes of `stream`; true where they are those of HTTP/2. The stream then begins with them again.
-pub(super) async fn is_http2<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<(bool, Begun<S>)> {
+pub(super) async fn is_http2<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<(bool, Layered<S, Begun>)> {
     let mut first = [0; PREFACE.len()];
     let mut count = 0;
     while count < first.len() && first[..count] == PREFACE[..count] {
@@ -19,52 +21,28 @@ pub(super) async fn is_http2<S: AsyncRead + Unpin>(mut stream: S) -> io::Result<
             more => count += more,
         }
     }
-    Ok((first == *PREFACE, Begun { first, unread: 0..count, stream }))
+    Ok((first == *PREFACE, Layered { stream, layer: Begun { first, unread: 0..count } }))
 }
 
-/// A stream of which the first bytes were read, and come again.
-pub(super) struct Begun<S> {
+/// The first bytes of a stream, which were read and come again.
+pub(super) struct Begun {
     first: [u8; PREFACE.len()],
     unread: std::ops::Range<usize>,
-    stream: S,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Begun<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+impl Layer for Begun {
+    fn poll_read<S>(&mut self, stream: &mut S, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>>
+    where
+        S: AsyncRead + Unpin,
+    {
         if self.unread.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
+            return Pin::new(stream).poll_read(cx, buf);
         }
         let count = self.unread.len().min(buf.remaining());
         let end = self.unread.start + count;
         buf.put_slice(&self.first[self.unread.start..end]);
         self.unread.start = end;
         Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Begun<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 

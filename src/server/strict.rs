@@ -1,6 +1,6 @@
 //! HTTP/1.1 as strict as it can be, so that nobody behind can take a request for another one or for two.
 //!
-//! A `Guard` lies between the socket and hyper. It follows the requests in the bytes that come, and passes them on as
+//! A `Guard` is the layer between the socket and hyper. It follows the requests in the bytes that come, and passes them on as
 //! they are: a head only when it is whole and good. In place of one that is not, hyper gets a request that no caller can
 //! send, `OPTIONS *`, which is answered by what `Refusals` says; so the refusal comes after the answers to the requests
 //! before it, is counted like every answer, and ends the connection. In a body nothing can be put in place of anything:
@@ -11,8 +11,9 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 
+use super::layer::Layer;
 use crate::response::{Failure, Reason};
 
 mod head;
@@ -53,9 +54,8 @@ impl Refusals {
     }
 }
 
-/// A stream on which only good requests come.
-pub(super) struct Guard<S> {
-    stream: S,
+/// Lets only good requests pass.
+pub(super) struct Guard {
     machine: Machine,
     /// Bytes that came and were not passed on; of those the first `ready` may pass.
     held: Vec<u8>,
@@ -63,11 +63,11 @@ pub(super) struct Guard<S> {
     refusals: Refusals,
 }
 
-impl<S> Guard<S> {
-    pub(super) fn new(stream: S, limits: Limits) -> (Self, Refusals) {
+impl Guard {
+    pub(super) fn new(limits: Limits) -> (Self, Refusals) {
         let refusals = Refusals::default();
         let machine = Machine::new(limits);
-        (Self { stream, machine, held: Vec::new(), ready: 0, refusals: refusals.clone() }, refusals)
+        (Self { machine, held: Vec::new(), ready: 0, refusals: refusals.clone() }, refusals)
     }
 
     /// Passes on of what may pass as much as there is room for.
@@ -114,42 +114,30 @@ impl<S> Guard<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> Guard<S> {
-    /// Reads what nobody wants any more; ends where the peer does.
-    fn discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut piece = [0; PIECE];
+impl Layer for Guard {
+    fn poll_read<S>(&mut self, stream: &mut S, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>>
+    where
+        S: AsyncRead + Unpin,
+    {
         loop {
-            let mut piece = ReadBuf::new(&mut piece);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut piece))?;
-            if piece.filled().is_empty() {
+            if self.ready > 0 {
+                self.deliver(buf);
                 return Poll::Ready(Ok(()));
             }
-        }
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        loop {
-            if this.ready > 0 {
-                this.deliver(buf);
-                return Poll::Ready(Ok(()));
+            if self.machine.is_over() {
+                return discard(stream, cx);
             }
-            if this.machine.is_over() {
-                return this.discard(cx);
-            }
-            if this.held.is_empty() {
+            if self.held.is_empty() {
                 // Straight into the reader's buffer: what usually comes is one whole request.
                 let before = buf.filled().len();
-                ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+                ready!(Pin::new(&mut *stream).poll_read(cx, buf))?;
                 let came = &buf.filled()[before..];
                 if came.is_empty() {
                     return Poll::Ready(Ok(()));
                 }
-                let scanned = this.machine.scan(came);
+                let scanned = self.machine.scan(came);
                 let passes = scanned.passes.unwrap_or(0);
-                this.hold(&came[passes..], Scanned { passes: None, ..scanned });
+                self.hold(&came[passes..], Scanned { passes: None, ..scanned });
                 buf.set_filled(before + passes);
                 if passes > 0 {
                     return Poll::Ready(Ok(()));
@@ -157,48 +145,36 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guard<S> {
             } else {
                 let mut piece = [0; PIECE];
                 let mut piece = ReadBuf::new(&mut piece);
-                ready!(Pin::new(&mut this.stream).poll_read(cx, &mut piece))?;
+                ready!(Pin::new(&mut *stream).poll_read(cx, &mut piece))?;
                 if piece.filled().is_empty() {
                     return Poll::Ready(Ok(()));
                 }
-                let scanned = this.machine.scan(piece.filled());
-                this.hold(piece.filled(), scanned);
+                let scanned = self.machine.scan(piece.filled());
+                self.hold(piece.filled(), scanned);
+            }
+        }
+    }
+
+    fn closed<S: AsyncRead + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) {
+        let mut piece = [0; PIECE];
+        for _ in 0..LAST_READS {
+            let mut piece = ReadBuf::new(&mut piece);
+            let read = Pin::new(&mut *stream).poll_read(cx, &mut piece);
+            if !matches!(read, Poll::Ready(Ok(())) if !piece.filled().is_empty()) {
+                break;
             }
         }
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-        let mut piece = [0; PIECE];
-        for _ in 0..LAST_READS {
-            let mut piece = ReadBuf::new(&mut piece);
-            let read = Pin::new(&mut self.stream).poll_read(cx, &mut piece);
-            if !matches!(read, Poll::Ready(Ok(())) if !piece.filled().is_empty()) {
-                break;
-            }
+/// Reads what nobody wants any more; ends where the peer does.
+fn discard<S: AsyncRead + Unpin>(stream: &mut S, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    let mut piece = [0; PIECE];
+    loop {
+        let mut piece = ReadBuf::new(&mut piece);
+        ready!(Pin::new(&mut *stream).poll_read(cx, &mut piece))?;
+        if piece.filled().is_empty() {
+            return Poll::Ready(Ok(()));
         }
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }

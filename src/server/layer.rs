@@ -1,0 +1,67 @@
+//! Streams with something between: it sees, and may change, what comes, and sees what goes.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What lies between a stream and its reader. What goes out passes as it is.
+pub(super) trait Layer: Unpin {
+    /// Reads of `stream` what its reader gets.
+    fn poll_read<S>(&mut self, stream: &mut S, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>>
+    where
+        S: AsyncRead + Unpin;
+
+    /// Bytes were to be sent, and some were taken or none.
+    fn wrote(&mut self, _taken: bool) {}
+
+    /// The last byte was sent.
+    fn closed<S: AsyncRead + Unpin>(&mut self, _stream: &mut S, _cx: &mut Context<'_>) {}
+}
+
+/// A stream behind a layer.
+pub(super) struct Layered<S, L> {
+    pub(super) stream: S,
+    pub(super) layer: L,
+}
+
+impl<S: AsyncRead + Unpin, L: Layer> AsyncRead for Layered<S, L> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, layer } = &mut *self;
+        layer.poll_read(stream, cx, buf)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin, L: Layer> AsyncWrite for Layered<S, L> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.layer.wrote(wrote.is_ready());
+        wrote
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, layer } = &mut *self;
+        ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+        layer.closed(stream, cx);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.layer.wrote(wrote.is_ready());
+        wrote
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
