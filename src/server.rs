@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,14 +15,16 @@ use arc_swap::ArcSwap;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::admission::{Peer, Trust};
 use crate::gates::ProcessSettings;
 use crate::gateway::Gateway;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Refused, Telemetry};
 use crate::tls::{ClientAuth, Protocol, ServerTls, ServerTlsSettings};
 
 mod connection;
+mod cuts;
 mod drain;
 mod frames;
 mod handshake;
@@ -36,6 +38,7 @@ pub mod strict;
 mod worker;
 
 use connection::Speaks;
+use cuts::{Conduct, Cuts};
 use handshake::Handshakes;
 pub use http2::Http2Settings;
 use places::{Place, Places};
@@ -73,6 +76,10 @@ pub struct ServerSettings {
     pub max_connections: usize,
     /// Connections at a time of one IP address, or of one IPv6 network of 64 bits.
     pub max_connections_per_peer: usize,
+    /// Connections of one peer in a second that may be cut for what they did over HTTP/2, and ten times as many at once.
+    /// Beyond, no new one of it is taken for a while. Low enough that work made and thrown away stays small; high enough
+    /// that one bad client hardly bars others behind the same address.
+    pub max_cuts_per_peer: u32,
     /// Largest request head in bytes (request line and headers).
     pub max_head: usize,
     /// Most headers of a request.
@@ -106,6 +113,7 @@ impl Default for ServerSettings {
         Self {
             max_connections: 10_000,
             max_connections_per_peer: 1000,
+            max_cuts_per_peer: 10,
             max_head: 64 << 10,
             max_headers: 100,
             max_uri: 32 << 10,
@@ -149,6 +157,7 @@ struct Shared {
     turn: AtomicUsize,
     open: Arc<AtomicUsize>,
     places: Arc<Places>,
+    cuts: Arc<Cuts>,
 }
 
 struct Listener {
@@ -201,8 +210,8 @@ impl Server {
         let handshakes = ArcSwap::from_pointee(Handshakes::new(settings.max_handshakes));
         let settings = ArcSwap::from_pointee(settings);
         let (turn, open) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
-        let places = Arc::default();
-        let shared = Shared { settings, handshakes, telemetry, inboxes, turn, open, places };
+        let (places, cuts) = (Arc::default(), Arc::default());
+        let shared = Shared { settings, handshakes, telemetry, inboxes, turn, open, places, cuts };
         Ok(Self { shared: Arc::new(shared), listeners: Mutex::default(), threads })
     }
 
@@ -355,20 +364,16 @@ async fn accept(shared: Arc<Shared>, socket: TcpListener, terms: Arc<ArcSwap<Ter
 impl Shared {
     /// Hands a connection to the worker whose turn it is, or closes it where there are too many.
     fn deal(&self, stream: TcpStream, peer: Peer, terms: &Terms) {
-        let settings = self.settings.load();
-        let Some(place) = self.places.take(peer.address.ip(), settings.max_connections_per_peer) else {
-            return self.telemetry.cut("peer");
+        let (settings, address) = (self.settings.load(), peer.address.ip());
+        if !self.cuts.allow(address, Instant::now()) {
+            return self.refuse(Refused::MaxCuts, address);
+        }
+        let Some(place) = self.places.take(address, settings.max_connections_per_peer) else {
+            return self.refuse(Refused::MaxPerPeer, address);
         };
         let open = OpenConnection::count(&self.open, &self.telemetry, place);
         if self.open.load(Ordering::Relaxed) > settings.max_connections {
-            let refused = &self.telemetry.connections_refused;
-            refused.inc();
-            // Each power of two: enough to be seen, too little to fill a disk.
-            if refused.get().is_power_of_two() {
-                let (limit, refused) = (settings.max_connections, refused.get());
-                tracing::warn!(limit, refused, "connections closed at once: server.max_connections is reached");
-            }
-            return;
+            return self.refuse(Refused::MaxConnections, address);
         }
         self.telemetry.connections_total.inc();
         let security = match &terms.tls {
@@ -377,12 +382,24 @@ impl Shared {
         };
         match stream.into_std() {
             Ok(stream) => {
-                let accepted = Accepted { stream, peer, security, settings: Arc::clone(&settings), open };
+                let (cuts, telemetry) = (Arc::clone(&self.cuts), Arc::clone(&self.telemetry));
+                let conduct = Conduct::new(address, settings.max_cuts_per_peer, cuts, telemetry);
+                let accepted = Accepted { stream, peer, security, settings: Arc::clone(&settings), conduct, open };
                 let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.inboxes.len();
                 // A worker that is gone has its inbox closed; the connection is then dropped, which closes it.
                 let _ = self.inboxes[turn].send(accepted);
             }
             Err(error) => tracing::warn!(%error, "cannot hand a connection over"),
+        }
+    }
+
+    /// Counts a connection that is closed at once, and logs each power of two: enough to be seen, too little to fill a
+    /// disk.
+    fn refuse(&self, reason: Refused, peer: IpAddr) {
+        let refused = self.telemetry.connections_refused.count(reason);
+        if refused.is_power_of_two() {
+            let setting = reason.name();
+            tracing::warn!(setting, refused, %peer, "connections closed at once: a limit of server is reached");
         }
     }
 }

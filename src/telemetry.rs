@@ -14,6 +14,7 @@ use prometheus::{
 
 pub mod access_log;
 mod audit;
+mod connections;
 mod lines;
 mod operations;
 mod parking;
@@ -26,6 +27,7 @@ use crate::resilience::breaker::{State, Transition};
 use crate::resilience::retry::Loss;
 use crate::response::Reason;
 pub use audit::AdminAct;
+pub use connections::{Refused, RefusedConnections};
 pub use lines::LineWriter;
 use operations::Interned;
 pub use operations::{EndpointMetrics, MethodLabel, OperationMetrics};
@@ -104,7 +106,7 @@ pub struct Telemetry {
     /// Connections taken from callers.
     pub connections_total: IntCounter,
     /// Connections from callers that were closed at once, because there were too many.
-    pub connections_refused: IntCounter,
+    pub connections_refused: RefusedConnections,
     /// Connections from callers that were closed because a request head took too long, or none came.
     pub connections_reaped: IntCounter,
     /// Connections, and streams of HTTP/2, that were ended for what their callers did, by reason.
@@ -251,8 +253,7 @@ impl Telemetry {
             in_flight: make.gauge("requests_in_flight", "Requests between their head and their answer's last byte."),
             connections: make.gauge("connections", "Connections from callers."),
             connections_total: make.counter("connections_total", "Connections taken from callers."),
-            connections_refused: make
-                .counter("connections_refused_total", "Connections closed at once, over server.max_connections."),
+            connections_refused: RefusedConnections::new(&make),
             connections_reaped: make.counter(
                 "connections_reaped_total",
                 "Connections closed over server.head_timeout or server.idle_timeout.",

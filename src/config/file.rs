@@ -109,6 +109,9 @@ pub(super) struct Server {
     pub(super) max_connections: Option<Checked<Count<1, 1_000_000>>>,
     /// Connections at a time of one IP address, or of one IPv6 network of 64 bits, 1 to 1000000. Default: 1000.
     pub(super) max_connections_per_peer: Option<Checked<Count<1, 1_000_000>>>,
+    /// HTTP/2 connections of one peer in a second that may be cut for what they did, and ten times as many at once, 1 to
+    /// 1000000. Beyond, no new connection of it is taken for some seconds. Default: 10.
+    pub(super) max_cuts_per_peer: Option<Checked<Count<1, 1_000_000>>>,
     /// Largest request head, 4KiB to 1MiB. Default: 64KiB.
     pub(super) max_head: Option<Checked<Size<{ 4 * KIB }, MIB>>>,
     /// Most headers of a request, 16 to 1000. Default: 100.

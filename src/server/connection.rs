@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
+use super::cuts::Conduct;
 use super::drain::Watcher;
 use super::frames::Counted;
 use super::http2::{self, PIECE, Progress};
@@ -53,6 +54,7 @@ pub(super) struct Connection {
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) peer: Peer,
     pub(super) settings: Arc<ServerSettings>,
+    pub(super) conduct: Arc<Conduct>,
     pub(super) pulse: Arc<Pulse>,
 }
 
@@ -126,9 +128,9 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { worker, gateway, telemetry, peer, settings, pulse } = self;
+        let Self { worker, gateway, telemetry, peer, settings, conduct, pulse } = self;
         pulse.framed();
-        let layer = Counted::new(http2::frame_limits(&settings), Arc::clone(&telemetry));
+        let layer = Counted::new(http2::frame_limits(&settings), Arc::clone(&conduct));
         let stream = Layered { stream, layer };
         let builder = http2::builder(&settings, &telemetry);
         let peer = Arc::new(peer);
@@ -156,7 +158,11 @@ impl Connection {
                 () = spent.notified() => {}
             }
         };
-        until_done(connection, enough, hyper::server::conn::http2::Connection::graceful_shutdown).await
+        let ended = until_done(connection, enough, hyper::server::conn::http2::Connection::graceful_shutdown).await;
+        if let Some(reason) = ended.as_ref().err().and_then(http2::cut_for) {
+            conduct.cut(reason);
+        }
+        ended
     }
 }
 

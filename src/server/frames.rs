@@ -14,8 +14,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
+use super::cuts::Conduct;
 use super::layer::Layer;
-use crate::telemetry::Telemetry;
 
 /// Bytes before the first frame (RFC 9113 §3.4), and of each frame's head (§4.1).
 const PREFACE: usize = 24;
@@ -173,12 +173,12 @@ impl Allowance {
 /// Ends a stream where there is too much of something.
 pub(super) struct Counted {
     frames: Frames,
-    telemetry: Arc<Telemetry>,
+    conduct: Arc<Conduct>,
 }
 
 impl Counted {
-    pub(super) fn new(limits: FrameLimits, telemetry: Arc<Telemetry>) -> Self {
-        Self { frames: Frames::new(limits, Instant::now()), telemetry }
+    pub(super) fn new(limits: FrameLimits, conduct: Arc<Conduct>) -> Self {
+        Self { frames: Frames::new(limits, Instant::now()), conduct }
     }
 }
 
@@ -191,7 +191,7 @@ impl Layer for Counted {
         ready!(Pin::new(stream).poll_read(cx, buf))?;
         let looked = self.frames.look(&buf.filled()[before..], Instant::now());
         Poll::Ready(looked.map_err(|much| {
-            self.telemetry.cut(much);
+            self.conduct.cut(much);
             io::Error::new(io::ErrorKind::InvalidData, format!("too many {much}"))
         }))
     }

@@ -82,6 +82,15 @@ pub(super) fn frame_limits(settings: &ServerSettings) -> FrameLimits {
     }
 }
 
+/// What a connection was cut for, where it was this side that cut it.
+pub(super) fn cut_for(error: &hyper::Error) -> Option<&'static str> {
+    let error = std::error::Error::source(error)?.downcast_ref::<h2::Error>()?;
+    if !error.is_library() {
+        return None;
+    }
+    Some(if error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) { "excess" } else { "protocol" })
+}
+
 /// Runs each stream as a task of its own, and ends one whose caller does not read its answer.
 #[derive(Clone)]
 pub(super) struct Streams {

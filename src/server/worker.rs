@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 
 use super::connection::{Connection, Speaks};
+use super::cuts::Conduct;
 use super::drain::{Drain, Watcher};
 use super::handshake::{self, Handshakes};
 use super::pulse::{Pulse, Ticks};
@@ -29,6 +30,7 @@ pub(super) struct Accepted {
     pub(super) peer: Peer,
     pub(super) security: Security,
     pub(super) settings: Arc<ServerSettings>,
+    pub(super) conduct: Conduct,
     pub(super) open: OpenConnection,
 }
 
@@ -94,7 +96,7 @@ impl Worker {
     }
 
     fn serve(&mut self, accepted: Accepted, connections: &Drain) {
-        let Accepted { stream, peer, security, settings, open } = accepted;
+        let Accepted { stream, peer, security, settings, conduct, open } = accepted;
         let stream = match TcpStream::from_std(stream).and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
             Ok(stream) => stream,
             Err(error) => return tracing::debug!(%error, "a connection was lost before its first request"),
@@ -106,6 +108,7 @@ impl Worker {
             telemetry: Arc::clone(&self.telemetry),
             peer,
             settings: Arc::clone(&settings),
+            conduct: Arc::new(conduct),
             pulse: Arc::clone(&pulse),
         };
         let watcher = connections.watcher();

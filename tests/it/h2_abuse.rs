@@ -36,28 +36,28 @@ fn streams() -> impl Iterator<Item = u32> {
 
 struct Case {
     name: &'static str,
-    /// What `connections_cut_total` counts it as; none where the `h2` crate cuts it.
-    reason: Option<&'static str>,
+    /// What `connections_cut_total` counts it as.
+    reason: &'static str,
     frames: fn() -> Vec<u8>,
 }
 
 const CASES: &[Case] = &[
     Case {
         name: "streams reset as soon as they began",
-        reason: None,
+        reason: "excess",
         frames: || {
             let reset = |stream| frame(3, 0, stream, &[0, 0, 0, 8]);
             let begin = |stream| frame(HEADERS, END_HEADERS, stream, &block());
             streams().take(5000).flat_map(|stream| [begin(stream), reset(stream)]).flatten().collect()
         },
     },
-    Case { name: "pings", reason: Some("pings"), frames: || frame(6, 0, 0, &[0; 8]).repeat(1000) },
-    Case { name: "settings", reason: Some("settings"), frames: || frame(SETTINGS, 0, 0, &[]).repeat(1000) },
-    Case { name: "priorities", reason: Some("frames"), frames: || frame(2, 0, 1, &[0, 0, 0, 0, 1]).repeat(5000) },
-    Case { name: "frames of no kind", reason: Some("frames"), frames: || frame(0xee, 0, 0, &[1]).repeat(5000) },
+    Case { name: "pings", reason: "pings", frames: || frame(6, 0, 0, &[0; 8]).repeat(1000) },
+    Case { name: "settings", reason: "settings", frames: || frame(SETTINGS, 0, 0, &[]).repeat(1000) },
+    Case { name: "priorities", reason: "frames", frames: || frame(2, 0, 1, &[0, 0, 0, 0, 1]).repeat(5000) },
+    Case { name: "frames of no kind", reason: "frames", frames: || frame(0xee, 0, 0, &[1]).repeat(5000) },
     Case {
         name: "empty pieces of a body",
-        reason: None,
+        reason: "excess",
         frames: || {
             let begin = frame(HEADERS, END_HEADERS, 1, &block());
             [begin, frame(0, 0, 1, &[]).repeat(5000)].concat()
@@ -65,7 +65,7 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "a header block without an end",
-        reason: None,
+        reason: "excess",
         frames: || {
             let begin = frame(HEADERS, END_STREAM, 1, &block());
             [begin, frame(9, 0, 1, &[0, 1, b'x', 1, b'y']).repeat(100_000)].concat()
@@ -73,12 +73,12 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "empty continuations",
-        reason: Some("header_block"),
+        reason: "header_block",
         frames: || [frame(HEADERS, END_STREAM, 1, &block()), frame(9, 0, 1, &[]).repeat(10)].concat(),
     },
     Case {
         name: "a large header block",
-        reason: None,
+        reason: "excess",
         frames: || {
             let begin = frame(HEADERS, END_STREAM, 1, &block());
             [begin, frame(9, 0, 1, &[0; 16 << 10]).repeat(100)].concat()
@@ -96,19 +96,43 @@ fn bounded(handler: &Handler) -> Settings {
 async fn a_connection_that_only_makes_work_is_cut() {
     let handler = Handler::answering(ok());
     let gateway = Gateway::start(bounded(&handler)).await;
-    let mut good = gateway.connect().await;
+    let (mut good, mut cut) = (gateway.connect().await, 0.0);
     for Case { name, reason, frames } in CASES {
         let mut caller = gateway.connect().await;
         caller.send([PREFACE, &frame(SETTINGS, 0, 0, &[]), &frames()].concat()).await;
         println!("{name}");
         caller.closed().await;
-        if let Some(reason) = reason {
-            gateway.counts_at_least("nexus_gateway_connections_cut_total", &[("reason", reason)], 1.0).await;
-        }
+        cut += 1.0;
+        gateway.counts("nexus_gateway_connections_cut_total", &[], cut).await;
+        gateway.counts_at_least("nexus_gateway_connections_cut_total", &[("reason", reason)], 1.0).await;
         assert_eq!(good.call(&start("pay")).await.status(), 200, "{name}");
     }
     gateway.counts("nexus_gateway_connections", &[], 1.0).await;
     gateway.counts("nexus_gateway_requests_in_flight", &[], 0.0).await;
+}
+
+#[tokio::test]
+async fn who_had_too_many_connections_cut_gets_no_new_one_and_keeps_those_that_are_open() {
+    let handler = Handler::answering(ok());
+    let mut settings = bounded(&handler);
+    settings.server.max_cuts_per_peer = 1;
+    let gateway = Gateway::start(settings).await;
+    let (other, address) = (std::net::Ipv4Addr::new(127, 0, 0, 2).into(), gateway.data());
+    let mut kept = Caller::connect_from(other, address).await;
+    let refused = [("reason", "max_cuts_per_peer")];
+    // Ten at once, and one for each second that this takes.
+    for made in 0.. {
+        if gateway.metrics().await.sum("nexus_gateway_connections_refused_total", &refused) > 0.0 {
+            break;
+        }
+        assert!(made < 100, "it may go on and on");
+        let mut caller = Caller::connect_from(other, address).await;
+        caller.send([PREFACE, &frame(SETTINGS, 0, 0, &[]), &frame(SETTINGS, 0, 0, &[]).repeat(100)].concat()).await;
+        caller.closed().await;
+    }
+    assert!(gateway.metrics().await.sum("nexus_gateway_connections_cut_total", &[("reason", "settings")]) >= 10.0);
+    assert_eq!(kept.call(&start("pay")).await.status(), 200);
+    assert_eq!(gateway.call(&start("pay")).await.status(), 200, "of somebody else");
 }
 
 #[tokio::test]
@@ -119,7 +143,7 @@ async fn no_peer_takes_all_connections() {
     let (mut first, second) = (gateway.connect().await, gateway.connect().await);
     assert_eq!(first.call(&start("pay")).await.status(), 200);
     gateway.connect().await.closed().await;
-    gateway.counts("nexus_gateway_connections_cut_total", &[("reason", "peer")], 1.0).await;
+    gateway.counts("nexus_gateway_connections_refused_total", &[("reason", "max_connections_per_peer")], 1.0).await;
     let other = std::net::Ipv4Addr::new(127, 0, 0, 2).into();
     assert_eq!(Caller::connect_from(other, gateway.data()).await.call(&start("pay")).await.status(), 200);
     drop(second);

@@ -63,7 +63,7 @@ async fn connections_beyond_the_limit_are_closed_at_once_until_one_leaves() {
     let (mut first, second) = (gateway.connect().await, gateway.connect().await);
     gateway.counts("nexus_gateway_connections", &[], 2.0).await;
     gateway.connect().await.closed().await;
-    gateway.counts("nexus_gateway_connections_refused_total", &[], 1.0).await;
+    gateway.counts("nexus_gateway_connections_refused_total", &[("reason", "max_connections")], 1.0).await;
     assert_eq!(first.call(&start("pay")).await.status(), 200);
 
     drop(second);

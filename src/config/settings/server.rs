@@ -13,6 +13,7 @@ pub(super) fn build(file: Server) -> ServerSettings {
         max_connections_per_peer: file
             .max_connections_per_peer
             .map_or(default.max_connections_per_peer, |value| value.0),
+        max_cuts_per_peer: file.max_cuts_per_peer.map_or(default.max_cuts_per_peer, |value| narrow(value.0)),
         max_head: file.max_head.map_or(default.max_head, |value| value.0),
         max_headers: file.max_headers.map_or(default.max_headers, |value| value.0),
         max_uri: file.max_uri.map_or(default.max_uri, |value| value.0),

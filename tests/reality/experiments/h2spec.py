@@ -38,6 +38,7 @@ _FAILED = re.compile(r"×\s+\d+:\s+(.*)")
 def settings(handler: str, more: str) -> Path:
     return configuration(f"""
 listen: [{{ address: "127.0.0.1:0", http2: true{more} }}]
+server: {{ max_cuts_per_peer: 1000 }}
 endpoints: {{ shop: {{ external: {{ url: "http://{handler}" }} }} }}
 """)
 
