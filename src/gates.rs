@@ -55,7 +55,7 @@ pub struct ProcessSettings {
     pub max_queued_bytes: usize,
     /// Longest time that a request waits for its place in flight.
     pub max_wait: Duration,
-    /// Longest time for a request's body to arrive, once it is wanted.
+    /// Longest time for a request's body to arrive, once it is wanted, and for an answer's to be taken.
     pub body_timeout: Duration,
 }
 

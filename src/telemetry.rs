@@ -256,7 +256,7 @@ impl Telemetry {
             connections_refused: RefusedConnections::new(&make),
             connections_reaped: make.counter(
                 "connections_reaped_total",
-                "Connections closed over server.head_timeout or server.idle_timeout.",
+                "Connections closed over server.head_timeout, idle_timeout or body_timeout.",
             ),
             connections_cut: make.counters(
                 "connections_cut_total",

@@ -124,7 +124,8 @@ pub(super) struct Server {
     pub(super) handshake_timeout: Option<Checked<Time<100, MINUTE>>>,
     /// TLS handshakes at a time, 1 to 100000; one peer has a quarter of them. Further ones wait. Default: 256.
     pub(super) max_handshakes: Option<Checked<Count<1, 100_000>>>,
-    /// Longest time for a request body to arrive, 100ms to 1h; the request's own time may end before. Default: 30s.
+    /// Longest time for a request body to arrive (the request's own time may end before), and for which an answer waits for
+    /// its caller to take it, 100ms to 1h. Default: 30s.
     pub(super) body_timeout: Option<Checked<Time<100, HOUR>>>,
     /// Longest time that a connection stays open without a request, 1s to 24h. Default: 3m.
     pub(super) idle_timeout: Option<Checked<Time<1000, { 24 * HOUR }>>>,

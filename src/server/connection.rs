@@ -30,8 +30,7 @@ use crate::body::Body;
 use crate::gateway::{Gateway, Holding};
 use crate::telemetry::Telemetry;
 
-/// What hyper reads ahead, and how many headers it takes, by itself.
-const BUFFER: usize = 400 << 10;
+/// How many headers hyper takes by itself.
 const HEADERS: usize = 100;
 /// How far hyper's own bounds lie beyond those of the guard before it.
 const MARGIN: usize = 16 << 10;
@@ -113,9 +112,10 @@ impl Connection {
                 Ok::<_, Infallible>(answer.map(|body| Answering { body, _beat: beat }))
             }
         });
-        // Timers are the reaper's, see `pulse`; bounds are the guard's, and hyper's lie a little beyond.
+        // Timers are the reaper's, see `pulse`; bounds are the guard's, and hyper's lie a little beyond. As much as is read
+        // ahead is kept of an answer that is not taken, and hyper would have it be 400 KiB.
         let mut builder = http1::Builder::new();
-        builder.max_header_size(max_head + MARGIN).max_buf_size(max_head.max(BUFFER) + MARGIN);
+        builder.max_header_size(max_head + MARGIN).max_buf_size(max_head + MARGIN);
         if max_headers > HEADERS {
             // Said or not, it is the same, but for the room for them, which is taken anew for each request then.
             builder.max_headers(max_headers);

@@ -55,7 +55,7 @@ impl Default for Http2Settings {
 /// How a connection under `settings` is served.
 pub(super) fn builder(settings: &ServerSettings, telemetry: &Arc<Telemetry>) -> http2::Builder<Streams> {
     let Http2Settings { max_streams, stream_window, connection_window, ping_every, ping_timeout } = settings.http2;
-    let streams = Streams { longest: settings.idle_timeout, telemetry: Arc::clone(telemetry) };
+    let streams = Streams { longest: settings.process.body_timeout, telemetry: Arc::clone(telemetry) };
     let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())

@@ -41,6 +41,17 @@ enum State {
     Unread,
 }
 
+/// How long a caller is waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// Without a request.
+    pub(super) idle: Duration,
+    /// For a request's head.
+    pub(super) head: Duration,
+    /// For an answer to be taken, in all.
+    pub(super) answer: Duration,
+}
+
 /// The pulse of one connection.
 pub(super) struct Pulse {
     ticks: Arc<Ticks>,
@@ -48,14 +59,18 @@ pub(super) struct Pulse {
     since: AtomicU64,
     /// Requests that are being answered.
     beats: AtomicU32,
+    /// Ticks for which the answer of this request had to wait for its caller until it went on. An answer that is read
+    /// a byte at a time waits as well.
+    blocked: AtomicU32,
     /// Whether bytes alone say nothing: HTTP/2 has more than requests.
     framed: AtomicBool,
 }
 
 impl Pulse {
     pub(super) fn new(ticks: &Arc<Ticks>) -> Self {
-        let (since, beats, framed) = (AtomicU64::new(0), AtomicU32::new(0), AtomicBool::new(false));
-        let pulse = Self { ticks: Arc::clone(ticks), since, beats, framed };
+        let (since, framed) = (AtomicU64::new(0), AtomicBool::new(false));
+        let pulse =
+            Self { ticks: Arc::clone(ticks), since, beats: AtomicU32::new(0), blocked: AtomicU32::new(0), framed };
         pulse.enter(State::Idle);
         pulse
     }
@@ -69,6 +84,7 @@ impl Pulse {
     /// A request's head is complete.
     fn begin(&self) {
         if self.beats.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.blocked.store(0, Ordering::Relaxed);
             self.enter(State::Busy);
         }
     }
@@ -89,21 +105,35 @@ impl Pulse {
 
     /// Bytes were to be sent, and were taken or not.
     fn wrote(&self, taken: bool) {
-        match (self.state().0, taken) {
-            (State::Busy, false) => self.enter(State::Unread),
-            (State::Unread, true) => self.enter(State::Busy),
+        let (state, since) = self.state();
+        match (state, taken) {
+            // What is left of an answer waits after its request ended, too.
+            (State::Busy | State::Idle, false) => self.enter(State::Unread),
+            (State::Unread, true) => {
+                // Of the answers of HTTP/2 there is always one that waits, where a caller is busy.
+                if !self.framed.load(Ordering::Relaxed) {
+                    self.blocked.fetch_add(self.ticks.now().wrapping_sub(since), Ordering::Relaxed);
+                }
+                let is_busy = self.beats.load(Ordering::Relaxed) > 0;
+                self.enter(if is_busy { State::Busy } else { State::Idle });
+            }
             _ => {}
         }
     }
 
-    /// Whether the connection has been waiting for a head, or for its end, longer than it may.
-    pub(super) fn is_overdue(&self, tick: Duration, head_timeout: Duration, idle_timeout: Duration) -> bool {
+    /// Whether the connection has been waiting for what its caller has to do longer than it may.
+    pub(super) fn is_overdue(&self, tick: Duration, limits: Patience) -> bool {
         let (state, since) = self.state();
+        let waits = match state {
+            State::Unread => self.blocked.load(Ordering::Relaxed),
+            _ => 0,
+        };
         // The first tick may have come right after the state began.
-        let waited = tick * self.ticks.now().wrapping_sub(since).saturating_sub(1);
+        let waited = tick * self.ticks.now().wrapping_sub(since).saturating_add(waits).saturating_sub(1);
         match state {
-            State::Idle | State::Unread => waited >= idle_timeout,
-            State::Head => waited >= head_timeout,
+            State::Idle => waited >= limits.idle,
+            State::Head => waited >= limits.head,
+            State::Unread => waited >= limits.answer,
             State::Busy => false,
         }
     }
@@ -170,7 +200,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn overdue(pulse: &Pulse) -> bool {
-        pulse.is_overdue(SECOND, 2 * SECOND, 5 * SECOND)
+        pulse.is_overdue(SECOND, Patience { idle: 5 * SECOND, head: 2 * SECOND, answer: 4 * SECOND })
     }
 
     #[test]
@@ -218,17 +248,49 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_nobody_reads_has_the_limit_of_idleness() {
+    fn an_answer_has_its_time_to_be_read() {
         let ticks = Arc::new(Ticks::default());
         let pulse = Arc::new(Pulse::new(&ticks));
-        let _beat = Beat::begin(&pulse);
+        let beat = Beat::begin(&pulse);
         pulse.wrote(false);
-        (0..5).for_each(|_| ticks.advance());
+        (0..4).for_each(|_| ticks.advance());
         pulse.wrote(false);
         assert!(!overdue(&pulse));
         ticks.advance();
         assert!(overdue(&pulse), "to try again gives no more time");
         pulse.wrote(true);
         assert!(!overdue(&pulse));
+        pulse.wrote(false);
+        assert!(overdue(&pulse), "a little that is taken gives no more time");
+        drop(beat);
+
+        let beat = Beat::begin(&pulse);
+        pulse.wrote(false);
+        assert!(!overdue(&pulse), "the next answer has its own");
+        pulse.wrote(true);
+        (0..100).for_each(|_| ticks.advance());
+        pulse.wrote(false);
+        assert!(!overdue(&pulse), "it was not the caller that was waited for");
+        drop(beat);
+        pulse.wrote(false);
+        (0..5).for_each(|_| ticks.advance());
+        assert!(overdue(&pulse), "what is left of an answer is one, too");
+    }
+
+    #[test]
+    fn answers_of_http2_have_theirs_from_the_last_bytes_that_were_taken() {
+        let ticks = Arc::new(Ticks::default());
+        let pulse = Arc::new(Pulse::new(&ticks));
+        pulse.framed();
+        let _beat = Beat::begin(&pulse);
+        for _ in 0..100 {
+            pulse.wrote(false);
+            (0..3).for_each(|_| ticks.advance());
+            assert!(!overdue(&pulse));
+            pulse.wrote(true);
+        }
+        pulse.wrote(false);
+        (0..5).for_each(|_| ticks.advance());
+        assert!(overdue(&pulse));
     }
 }

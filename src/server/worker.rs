@@ -14,7 +14,7 @@ use super::connection::{Connection, Speaks};
 use super::cuts::Conduct;
 use super::drain::{Drain, Watcher};
 use super::handshake::{self, Handshakes};
-use super::pulse::{Pulse, Ticks};
+use super::pulse::{Patience, Pulse, Ticks};
 use super::{OpenConnection, Phase, ServerSettings};
 use crate::admission::Peer;
 use crate::gateway::Gateway;
@@ -125,12 +125,13 @@ impl Worker {
         self.watched.push(WatchedConnection { pulse, settings, task: task.abort_handle() });
     }
 
-    /// Closes connections that hold on for too long without a request.
+    /// Closes connections that hold on for too long without a request, or with an answer.
     fn reap(&mut self) {
         self.ticks.advance();
         self.watched.retain(|connection| {
-            let ServerSettings { head_timeout, idle_timeout, .. } = *connection.settings;
-            if !connection.task.is_finished() && connection.pulse.is_overdue(TICK, head_timeout, idle_timeout) {
+            let ServerSettings { head_timeout: head, idle_timeout: idle, ref process, .. } = *connection.settings;
+            let patience = Patience { idle, head, answer: process.body_timeout };
+            if !connection.task.is_finished() && connection.pulse.is_overdue(TICK, patience) {
                 connection.task.abort();
                 self.telemetry.connections_reaped.inc();
             }

@@ -95,7 +95,7 @@ async fn a_caller_that_does_not_read_its_answer_holds_nothing_for_ever() {
     let handler = Handler::answering(answer("200 OK", &[], &body));
     let rule = PolicyRule { max_response_body: Some(64 << 20), ..within(SHORT) };
     let mut settings = under(leading_to(&handler), rule);
-    settings.server.idle_timeout = Duration::from_secs(1);
+    settings.server.process.body_timeout = Duration::from_secs(1);
     let gateway = Gateway::start(settings).await;
     let mut caller = gateway.connect().await;
     caller.send(start("pay").bytes()).await;

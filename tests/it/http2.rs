@@ -265,8 +265,9 @@ async fn a_caller_that_leaves_a_request_ends_it() {
 async fn a_caller_that_does_not_read_its_answer_is_cut() {
     let body = format!("\"{}\"", "x".repeat(1 << 20));
     let handler = Handler::answering(json("200 OK", &body));
-    let server = ServerSettings { idle_timeout: Duration::from_millis(500), ..settings().server };
-    let gateway = Gateway::start(Settings { server, ..speaking(&handler) }).await;
+    let mut settings = speaking(&handler);
+    settings.server.process.body_timeout = Duration::from_millis(500);
+    let gateway = Gateway::start(settings).await;
     let mut caller = Http2::connect(gateway.data()).await;
     // Nothing gives the window back.
     let mut answer = caller.answer(start().body(()).expect("a request"), "{}").await.expect("an answer").into_body();
