@@ -95,8 +95,8 @@ pub struct ServerSettings {
     pub head_timeout: Duration,
     /// Longest time for a TLS handshake, from the connection on.
     pub handshake_timeout: Duration,
-    /// TLS handshakes at a time; a quarter of them by one peer.
-    pub max_handshakes: usize,
+    /// TLS handshakes of one peer that are under way at a time; further ones wait.
+    pub max_handshakes_per_peer: usize,
     /// Longest time that a connection stays open without a request. Longer than the 90 s after which Go clients close idle connections, so that it is them who close.
     pub idle_timeout: Duration,
     /// Requests that a connection serves before its caller is told to open another one.
@@ -122,7 +122,7 @@ impl Default for ServerSettings {
             max_uri: 32 << 10,
             head_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(10),
-            max_handshakes: 256,
+            max_handshakes_per_peer: 64,
             idle_timeout: Duration::from_secs(180),
             max_requests_per_connection: 100_000,
             http2: Http2Settings::default(),
@@ -210,7 +210,7 @@ impl Server {
             inboxes.push(inbox);
             threads.push(worker::start(id, work, Arc::clone(gateway), Arc::clone(&telemetry), phase.clone())?);
         }
-        let handshakes = ArcSwap::from_pointee(Handshakes::new(settings.max_handshakes));
+        let handshakes = ArcSwap::from_pointee(Handshakes::new(settings.max_handshakes_per_peer));
         let settings = ArcSwap::from_pointee(settings);
         let (turn, open) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
         let (places, cuts) = (Arc::default(), Arc::default());
@@ -233,8 +233,9 @@ impl Server {
     /// From now on accepts at exactly those that are `bound`, under `settings`. Connections that are open stay as they
     /// are. `guarded` is whether the gateway asks who calls.
     pub fn configure(&self, settings: ServerSettings, guarded: bool, bound: Vec<Bound>) {
-        if self.shared.handshakes.load().max() != settings.max_handshakes {
-            self.shared.handshakes.store(Arc::new(Handshakes::new(settings.max_handshakes)));
+        let max_handshakes = settings.max_handshakes_per_peer;
+        if self.shared.handshakes.load().max() != max_handshakes {
+            self.shared.handshakes.store(Arc::new(Handshakes::new(max_handshakes)));
         }
         self.shared.settings.store(Arc::new(settings));
         let mut listeners = self.lock();

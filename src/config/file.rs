@@ -122,8 +122,8 @@ pub(super) struct Server {
     pub(super) head_timeout: Option<Checked<Time<1000, HOUR>>>,
     /// Longest time for a TLS handshake, 100ms to 1m. Default: 10s.
     pub(super) handshake_timeout: Option<Checked<Time<100, MINUTE>>>,
-    /// TLS handshakes at a time, 1 to 100000; one peer has a quarter of them. Further ones wait. Default: 256.
-    pub(super) max_handshakes: Option<Checked<Count<1, 100_000>>>,
+    /// TLS handshakes of one peer that are under way at a time, 1 to 100000; further ones wait. Default: 64.
+    pub(super) max_handshakes_per_peer: Option<Checked<Count<1, 100_000>>>,
     /// Longest time for a request body to arrive (the request's own time may end before), and for which an answer waits for
     /// its caller to take it, 100ms to 1h. Default: 30s.
     pub(super) body_timeout: Option<Checked<Time<100, HOUR>>>,

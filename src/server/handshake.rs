@@ -1,12 +1,17 @@
-//! Handshakes of TLS, on the thread of their connection: bounded in time, in number, and in number for one peer.
+//! Handshakes of TLS, on the thread of their connection: bounded in time, and in number for one peer.
 //!
-//! A handshake costs far more than a request, so there are turns. Whoever comes while all are taken waits, for no longer
-//! than a handshake may take; a peer can hold a quarter of the turns only, and one that has sent nothing holds none.
+//! Whoever sent nothing yet, or has to send more, costs memory only. Of those that do, a peer has so many at a time, and
+//! further ones wait for their place: a peer that stalls keeps nobody waiting but itself. What costs far more than a
+//! request is the cryptography. Of that a thread does a piece at a time, in the order in which they were asked for, and
+//! between two of them everything else goes on.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -21,62 +26,58 @@ use crate::tls::{Accepted, ServerTls};
 /// The first byte of a record that a handshake begins with (RFC 8446 §5.1).
 const HANDSHAKE: u8 = 22;
 
-/// Turns for handshakes, on all threads together.
+/// Handshakes that are under way, on all threads together.
 pub(super) struct Handshakes {
     max: usize,
-    all: Arc<Semaphore>,
-    /// Whoever holds a turn or waits for one: no more of them than there are connections.
+    /// Peers that have one under way or waiting: no more of them than there are connections.
     peers: Arc<Mutex<HashMap<IpAddr, Share>>>,
 }
 
-/// The turns of one peer.
+/// The places of one peer.
 struct Share {
-    turns: Arc<Semaphore>,
+    places: Arc<Semaphore>,
     users: usize,
 }
 
 impl Handshakes {
-    /// So many at a time.
+    /// So many of one peer at a time.
     pub(super) fn new(max: usize) -> Self {
-        Self { max, all: Arc::new(Semaphore::new(max)), peers: Arc::default() }
+        Self { max, peers: Arc::default() }
     }
 
     pub(super) fn max(&self) -> usize {
         self.max
     }
 
-    /// Waits for a turn. Turns are given in the order in which they were asked for, but for those of peers whose share
-    /// is used up.
-    async fn turn(&self, peer: IpAddr) -> Turn {
-        let user = User::new(&self.peers, network(peer), self.max.div_ceil(4));
-        let own = Arc::clone(&user.turns).acquire_owned().await;
-        let one_of_all = Arc::clone(&self.all).acquire_owned().await;
-        Turn { _user: user, _own: own.ok(), _one_of_all: one_of_all.ok() }
+    /// Waits for a place among those of the peer.
+    async fn place(&self, peer: IpAddr) -> Place {
+        let user = User::new(&self.peers, network(peer), self.max);
+        let permit = Arc::clone(&user.places).acquire_owned().await;
+        Place { _user: user, _permit: permit.ok() }
     }
 }
 
-/// A turn; the next one's when it is dropped.
-struct Turn {
+/// A place; the next one's when it is dropped.
+struct Place {
     _user: User,
     // Semaphores are never closed: there always is a permit.
-    _own: Option<OwnedSemaphorePermit>,
-    _one_of_all: Option<OwnedSemaphorePermit>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// Somebody who holds or awaits a turn of a peer.
+/// Somebody who has or awaits a place of a peer.
 struct User {
     peers: Arc<Mutex<HashMap<IpAddr, Share>>>,
     peer: IpAddr,
-    turns: Arc<Semaphore>,
+    places: Arc<Semaphore>,
 }
 
 impl User {
-    fn new(peers: &Arc<Mutex<HashMap<IpAddr, Share>>>, peer: IpAddr, share: usize) -> Self {
+    fn new(peers: &Arc<Mutex<HashMap<IpAddr, Share>>>, peer: IpAddr, max: usize) -> Self {
         let mut locked = peers.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Share { turns: Arc::new(Semaphore::new(share)), users: 0 };
+        let new = || Share { places: Arc::new(Semaphore::new(max)), users: 0 };
         let entry = locked.entry(peer).or_insert_with(new);
         entry.users += 1;
-        Self { peers: Arc::clone(peers), peer, turns: Arc::clone(&entry.turns) }
+        Self { peers: Arc::clone(peers), peer, places: Arc::clone(&entry.places) }
     }
 }
 
@@ -92,11 +93,44 @@ impl Drop for User {
     }
 }
 
+/// Turns for cryptography on one thread.
+#[derive(Clone)]
+pub(super) struct Turns(Arc<Semaphore>);
+
+impl Turns {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(1)))
+    }
+
+    /// Does `work`, each piece that can be done without waiting in a turn of its own.
+    async fn take<F: Future>(&self, work: F) -> F::Output {
+        let mut work = pin!(work);
+        loop {
+            let turn = self.0.acquire().await;
+            // What else is ready comes first, once.
+            tokio::task::yield_now().await;
+            let done = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
+            drop(turn);
+            match done {
+                Poll::Ready(output) => return output,
+                Poll::Pending => woken().await,
+            }
+        }
+    }
+}
+
+/// Waits until what was polled just now, in the same task, has something new to say.
+async fn woken() {
+    let mut is_first = true;
+    poll_fn(|_| if std::mem::take(&mut is_first) { Poll::Pending } else { Poll::Ready(()) }).await;
+}
+
 /// Shakes hands within `limit`; none where that came to nothing, which is counted, and logged where it may help.
 pub(super) async fn shake(
     tls: &ServerTls,
     stream: TcpStream,
     handshakes: &Handshakes,
+    turns: &Turns,
     limit: Duration,
     telemetry: &Telemetry,
 ) -> Option<Accepted<TcpStream>> {
@@ -109,18 +143,19 @@ pub(super) async fn shake(
         Ok(Ok(_)) => {}
         Err(_) => return ended(Handshake::TimedOut, peer, "the client sent nothing", telemetry),
     }
-    let Ok(turn) = timeout_at(deadline, handshakes.turn(peer)).await else {
-        return ended(Handshake::Refused, peer, "no turn came in time: see server.max_handshakes", telemetry);
+    let Ok(place) = timeout_at(deadline, handshakes.place(peer)).await else {
+        let error = "its peer has too many under way: see server.max_handshakes_per_peer";
+        return ended(Handshake::Refused, peer, error, telemetry);
     };
-    let shaken = timeout_at(deadline, tls.accept(stream)).await;
-    drop(turn);
+    let shaken = timeout_at(deadline, turns.take(tls.accept(stream))).await;
+    drop(place);
     match shaken {
         Ok(Ok(accepted)) => {
             telemetry.tls.count(Handshake::Ok);
             Some(accepted)
         }
         Ok(Err(error)) => ended(Handshake::Failed, peer, &reason(&error, first[0]), telemetry),
-        Err(_) => ended(Handshake::TimedOut, peer, "the client did not end it in time", telemetry),
+        Err(_) => ended(Handshake::TimedOut, peer, "it was not over in time", telemetry),
     }
 }
 
@@ -150,35 +185,78 @@ mod tests {
         text.parse().unwrap()
     }
 
-    async fn has_turn(handshakes: &Handshakes, from: &str) -> Option<Turn> {
-        tokio::time::timeout(Duration::from_millis(1), handshakes.turn(peer(from))).await.ok()
+    async fn has_place(handshakes: &Handshakes, from: &str) -> Option<Place> {
+        tokio::time::timeout(Duration::from_millis(1), handshakes.place(peer(from))).await.ok()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_holds_a_quarter_of_the_turns_and_all_peers_hold_no_more_than_there_are() {
-        let handshakes = Handshakes::new(8);
+    async fn a_peer_has_its_places_and_takes_nobody_elses() {
+        let handshakes = Handshakes::new(2);
         let mut held = Vec::new();
-        for (from, gets) in
-            [("10.0.0.1", 2), ("::ffff:10.0.0.2", 2), ("2001:db8::1", 2), ("10.0.0.3", 2), ("10.0.0.4", 0)]
-        {
+        for from in ["10.0.0.1", "::ffff:10.0.0.2", "2001:db8::1"] {
             for number in 0..3 {
-                let turn = has_turn(&handshakes, from).await;
-                assert_eq!(turn.is_some(), number < gets, "{from}: {number}");
-                held.extend(turn);
+                let place = has_place(&handshakes, from).await;
+                assert_eq!(place.is_some(), number < 2, "{from}: {number}");
+                held.extend(place);
             }
         }
-        assert!(has_turn(&handshakes, "2001:db8::2").await.is_none(), "the same network");
+        assert!(has_place(&handshakes, "2001:db8::2").await.is_none(), "the same network");
         held.remove(0);
-        assert!(has_turn(&handshakes, "10.0.0.2").await.is_none(), "its share is used up");
-        assert!(has_turn(&handshakes, "10.0.0.4").await.is_some());
+        assert!(has_place(&handshakes, "10.0.0.2").await.is_none(), "its places are taken");
+        assert!(has_place(&handshakes, "10.0.0.1").await.is_some());
         held.clear();
         assert!(handshakes.peers.lock().unwrap().is_empty(), "nothing is kept of those that left");
-        assert_eq!(handshakes.all.available_permits(), 8);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn there_is_a_turn_for_everybody_with_few_as_well() {
-        let handshakes = Handshakes::new(1);
-        assert!(has_turn(&handshakes, "10.0.0.1").await.is_some());
+    async fn what_waits_holds_no_turn() {
+        let turns = Turns::new();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let waiting = tokio::spawn({
+            let turns = turns.clone();
+            async move { turns.take(told).await }
+        });
+        let stuck = tokio::spawn({
+            let turns = turns.clone();
+            async move { turns.take(std::future::pending::<()>()).await }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(tokio::time::timeout(Duration::from_secs(1), turns.take(async { 1 })).await, Ok(1));
+        tell.send(2).unwrap();
+        let told = tokio::time::timeout(Duration::from_secs(1), waiting).await;
+        assert_eq!(told.expect("it is woken").unwrap(), Ok(2));
+        stuck.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn between_two_turns_everything_else_goes_on() {
+        let turns = Turns::new();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let held = Arc::clone(&turns.0).acquire_owned().await.unwrap();
+        for _ in 0..3 {
+            let (turns, seen) = (turns.clone(), Arc::clone(&seen));
+            tokio::spawn(async move { turns.take(async { seen.lock().unwrap().push("handshake") }).await });
+        }
+        tokio::task::yield_now().await;
+        drop(held);
+        // Two that always have something to do for each other.
+        let (ball, other_ball) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
+        let player = |here: &Arc<tokio::sync::Notify>, there: &Arc<tokio::sync::Notify>| {
+            let (here, there, seen) = (Arc::clone(here), Arc::clone(there), Arc::clone(&seen));
+            tokio::spawn(async move {
+                for _ in 0..500 {
+                    here.notified().await;
+                    seen.lock().unwrap().push("request");
+                    there.notify_one();
+                }
+            })
+        };
+        let (first, second) = (player(&ball, &other_ball), player(&other_ball, &ball));
+        ball.notify_one();
+        first.await.unwrap();
+        second.await.unwrap();
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen.iter().filter(|what| **what == "handshake").count(), 3, "{seen:?}");
+        assert!(seen.windows(2).all(|two| two != ["handshake", "handshake"]), "{seen:?}");
     }
 }

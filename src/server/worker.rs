@@ -13,7 +13,7 @@ use tokio::time::MissedTickBehavior;
 use super::connection::{Connection, Speaks};
 use super::cuts::Conduct;
 use super::drain::{Drain, Watcher};
-use super::handshake::{self, Handshakes};
+use super::handshake::{self, Handshakes, Turns};
 use super::pulse::{Patience, Pulse, Ticks};
 use super::{OpenConnection, Phase, ServerSettings};
 use crate::admission::Peer;
@@ -38,7 +38,7 @@ pub(super) struct Accepted {
 pub(super) enum Security {
     /// With what is spoken.
     Cleartext(Speaks),
-    /// With a handshake, in its turn, which says what is spoken.
+    /// With a handshake, which says what is spoken.
     Tls(ServerTls, Arc<Handshakes>),
 }
 
@@ -51,7 +51,7 @@ pub(super) fn start(
     phase: watch::Receiver<Phase>,
 ) -> io::Result<std::thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let worker = Worker { id, gateway, telemetry, ticks: Arc::default(), watched: Vec::new() };
+    let worker = Worker { id, gateway, telemetry, ticks: Arc::default(), turns: Turns::new(), watched: Vec::new() };
     std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || runtime.block_on(worker.run(inbox, phase)))
 }
 
@@ -60,6 +60,7 @@ struct Worker {
     gateway: Arc<Gateway>,
     telemetry: Arc<Telemetry>,
     ticks: Arc<Ticks>,
+    turns: Turns,
     watched: Vec<WatchedConnection>,
 }
 
@@ -117,10 +118,13 @@ impl Worker {
                 let _open = open;
                 connection.serve(stream, speaks, watcher).await;
             }),
-            Security::Tls(tls, handshakes) => tokio::spawn(async move {
-                let _open = open;
-                serve_tls(connection, stream, &tls, &handshakes, watcher).await;
-            }),
+            Security::Tls(tls, handshakes) => {
+                let turns = self.turns.clone();
+                tokio::spawn(async move {
+                    let _open = open;
+                    serve_tls(connection, stream, &tls, &handshakes, &turns, watcher).await;
+                })
+            }
         };
         self.watched.push(WatchedConnection { pulse, settings, task: task.abort_handle() });
     }
@@ -146,11 +150,12 @@ async fn serve_tls(
     stream: TcpStream,
     tls: &ServerTls,
     handshakes: &Handshakes,
+    turns: &Turns,
     mut watcher: Watcher,
 ) {
     let limit = connection.settings.handshake_timeout;
     let accepted = tokio::select! {
-        accepted = handshake::shake(tls, stream, handshakes, limit, &connection.telemetry) => accepted,
+        accepted = handshake::shake(tls, stream, handshakes, turns, limit, &connection.telemetry) => accepted,
         () = watcher.enough() => return,
     };
     if let Some(accepted) = accepted {

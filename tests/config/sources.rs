@@ -70,7 +70,7 @@ listen: [{ address: '127.0.0.1:1', trust: untrusted }, { address: '0.0.0.0:2', t
 admin: { address: '127.0.0.1:3', token: secret-of-the-admin }
 server:
   { max_connections: 4, max_head: 5KiB, head_timeout: 6s, idle_timeout: 9s, grace: 7s, workers: 8, max_in_flight: 21,
-    max_queued_bytes: 22MiB, max_wait: 23s, max_connections_per_peer: 68, body_timeout: 69s, handshake_timeout: 123ms, max_handshakes: 19,
+    max_queued_bytes: 22MiB, max_wait: 23s, max_connections_per_peer: 68, body_timeout: 69s, handshake_timeout: 123ms, max_handshakes_per_peer: 19,
     max_cuts_per_peer: 70,
     max_headers: 61, max_uri: 52KiB, max_requests_per_connection: 63,
     http2: { max_streams: 64, stream_window: 65KiB, connection_window: 66KiB, ping_every: 67s, ping_timeout: 58s } }
@@ -139,7 +139,7 @@ log: { level: debug, format: json, access_log: /twenty, audit_log: /fifty-seven 
             max_uri: 52 << 10,
             head_timeout: seconds(6),
             handshake_timeout: Duration::from_millis(123),
-            max_handshakes: 19,
+            max_handshakes_per_peer: 19,
             idle_timeout: seconds(9),
             max_requests_per_connection: 63,
             http2: Http2Settings {

@@ -226,8 +226,13 @@ async fn tls_comes_and_goes_without_closing_connections() {
     assert_eq!(status(&gateway, &client).await, None);
 }
 
-fn bounded(handler: &Handler, tls: ServerTlsSettings, handshake_timeout: Duration, max_handshakes: usize) -> Settings {
-    let server = ServerSettings { handshake_timeout, max_handshakes, ..settings().server };
+fn bounded(
+    handler: &Handler,
+    tls: ServerTlsSettings,
+    handshake_timeout: Duration,
+    max_handshakes_per_peer: usize,
+) -> Settings {
+    let server = ServerSettings { handshake_timeout, max_handshakes_per_peer, ..settings().server };
     over_tls(Settings { server, ..leading_to(handler) }, tls)
 }
 
@@ -245,23 +250,38 @@ async fn a_client_that_does_not_shake_hands_is_cut() {
     gateway.counts("nexus_gateway_connections", &[], 0.0).await;
 }
 
+/// What a client begins with.
+fn client_hello(client: &Arc<ClientConfig>) -> Vec<u8> {
+    let name = rustls_pki_types::ServerName::try_from(HOST).expect("a host's name");
+    let mut hello = Vec::new();
+    let mut client = rustls::ClientConnection::new(Arc::clone(client), name).expect("it can begin");
+    client.write_tls(&mut hello).expect("it is written");
+    hello
+}
+
 #[tokio::test]
-async fn nobody_can_hold_all_turns_for_handshakes() {
+async fn clients_that_stall_inside_their_handshakes_keep_nobody_else_from_shaking_hands() {
     let handler = Handler::answering(ok());
     let authority = Authority::new("ours");
     let tls = server_tls(&[&for_host(&authority, HOST)], ClientAuth::Off);
-    let gateway = Gateway::start(bounded(&handler, tls, Duration::from_secs(3600), 8)).await;
-    let mut slow = Vec::new();
-    for _ in 0..20 {
-        let mut caller = Caller::connect_from([127, 0, 0, 2].into(), gateway.data()).await;
-        caller.send(&[22, 3, 1]).await;
-        slow.push(caller);
+    let mut settings = bounded(&handler, tls, Duration::from_secs(3600), 2);
+    settings.server.workers = 1;
+    let gateway = Gateway::start(settings).await;
+    let client = tls_client(&authority, None, &[&TLS13]);
+    let hello = client_hello(&client);
+    let mut stalled = Vec::new();
+    for address in 2..10 {
+        for sent in [&hello[..], &hello[..3], &hello[..]] {
+            let mut caller = Caller::connect_from([127, 0, 0, address].into(), gateway.data()).await;
+            caller.send(sent).await;
+            stalled.push(caller);
+        }
     }
-    gateway.counts("nexus_gateway_connections", &[], 20.0).await;
-    assert_eq!(status(&gateway, &tls_client(&authority, None, &[&TLS13])).await, Some(200));
+    gateway.counts("nexus_gateway_connections", &[], 24.0).await;
+    assert_eq!(status(&gateway, &client).await, Some(200));
 }
 
-/// Whoever only holds a connection open holds no turn.
+/// Whoever only holds a connection open has no handshake under way.
 #[tokio::test]
 async fn silent_clients_keep_nobody_from_shaking_hands() {
     let handler = Handler::answering(ok());

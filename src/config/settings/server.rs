@@ -19,7 +19,7 @@ pub(super) fn build(file: Server) -> ServerSettings {
         max_uri: file.max_uri.map_or(default.max_uri, |value| value.0),
         head_timeout: file.head_timeout.map_or(default.head_timeout, |value| value.0),
         handshake_timeout: file.handshake_timeout.map_or(default.handshake_timeout, |value| value.0),
-        max_handshakes: file.max_handshakes.map_or(default.max_handshakes, |value| value.0),
+        max_handshakes_per_peer: file.max_handshakes_per_peer.map_or(default.max_handshakes_per_peer, |value| value.0),
         idle_timeout: file.idle_timeout.map_or(default.idle_timeout, |value| value.0),
         max_requests_per_connection: file
             .max_requests_per_connection
