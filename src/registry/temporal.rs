@@ -11,6 +11,7 @@ use http::header::{ACCEPT, HeaderValue};
 use http::{StatusCode, Uri};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
+use serde_json::error::Category;
 use tokio::time::Instant;
 
 use super::{ClusterSettings, Definition, Target};
@@ -197,7 +198,15 @@ impl Client {
         if status != StatusCode::OK {
             return Err(ReadError::Refused { url: url_shown(), status, message: beginning(&body) });
         }
-        serde_json::from_slice(&body).map_err(|error| ReadError::Garbage { url: url_shown(), why: error.to_string() })
+        serde_json::from_slice(&body).map_err(|error| ReadError::Garbage { url: url_shown(), why: misread(&error) })
+    }
+}
+
+/// What is wrong with a text, without its values: whatever else answers at a wrong address may answer with secrets.
+fn misread(error: &serde_json::Error) -> String {
+    match error.classify() {
+        Category::Data => format!("other JSON at line {} column {}", error.line(), error.column()),
+        Category::Io | Category::Syntax | Category::Eof => error.to_string(),
     }
 }
 
