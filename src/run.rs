@@ -328,7 +328,8 @@ impl Running {
         drained
     }
 
-    fn admin(&self) -> Admin {
+    /// What the admin port shows.
+    pub fn admin(&self) -> Admin {
         Admin {
             router: Arc::clone(&self.router),
             registry: Arc::clone(&self.registry),

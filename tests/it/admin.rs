@@ -12,7 +12,7 @@ use crate::certificates::{Authority, For, Issued};
 use crate::harness::message::Reader;
 use crate::harness::*;
 
-const TOKEN: &str = "0123456789abcdef";
+const TOKEN: &str = "planted-admin-token";
 
 fn everywhere() -> AdminSettings {
     AdminSettings::at(([0, 0, 0, 0], 0).into())
@@ -67,12 +67,12 @@ async fn a_name_that_somebody_s_dns_leads_here_opens_nothing() {
 async fn a_changed_token_counts_at_once_and_the_port_stays() {
     let gateway = at(with_token()).await;
     let before = gateway.running.admin_address();
-    let changed = AdminSettings { token: Some(AdminToken::new("another-one-12345")), ..everywhere() };
+    let changed = AdminSettings { token: Some(AdminToken::new("planted-another-12345")), ..everywhere() };
     gateway.running.apply(Settings { admin: changed, ..settings() }).await.expect("it can be applied");
     assert_eq!(gateway.running.admin_address(), before);
     let asked = |token: &str| get("/endpoints").header("Authorization", &format!("Bearer {token}"));
     assert_eq!(gateway.ask_admin(&asked(TOKEN)).await.status(), 401);
-    assert_eq!(gateway.ask_admin(&asked("another-one-12345")).await.status(), 200);
+    assert_eq!(gateway.ask_admin(&asked("planted-another-12345")).await.status(), 200);
 }
 
 #[tokio::test]

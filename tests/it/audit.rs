@@ -56,7 +56,10 @@ async fn each_decision_has_a_line() {
     let endpoints = vec![external("pay", &handler.url()), external("other", &handler.url())];
     let authorization = Some(anonymous("pay"));
     let (gateway, folder) = audited(Settings { endpoints, authorization, ..settings() }).await;
-    let request = start("pay").header("Nexus-Request-Id", "one").header("Authorization", "SECRET").body("\"SECRET\"");
+    let request = start("pay")
+        .header("Nexus-Request-Id", "one")
+        .header("Authorization", "planted-secret")
+        .body("\"planted-secret\"");
     assert_eq!(gateway.call(&request).await.status(), 200);
     assert_says(
         &lines(&folder, 1).await[0],
@@ -76,7 +79,7 @@ async fn each_decision_has_a_line() {
     assert_eq!(gateway.call(&to("/nonsense")).await.status(), 404);
     gateway.counts("nexus_gateway_failures_total", &[("reason", "unknown_route")], 1.0).await;
     assert_eq!(lines(&folder, 3).await.len(), 3);
-    assert!(!text(&file(&folder)).contains("SECRET"));
+    assert!(!text(&file(&folder)).contains("planted-secret"));
 }
 
 #[tokio::test]
@@ -91,9 +94,10 @@ async fn without_rules_everyone_is_allowed_and_it_is_written_down() {
 async fn what_is_changed_by_the_admin_port_has_a_line() {
     let (gateway, folder) = audited(settings()).await;
     assert_eq!(gateway.admin("/endpoints").await.status(), 200);
-    let path = "/breakers/trip?endpoint=pay&message=SECRET&service=S";
+    let path = "/breakers/trip?endpoint=pay&message=planted-secret&service=S";
     assert_eq!(gateway.ask_admin(&to(path)).await.status(), 403);
-    let steer = to(path).header("Nexus-Gateway-Admin", "SECRET").header("Authorization", "Bearer SECRET");
+    let steer =
+        to(path).header("Nexus-Gateway-Admin", "planted-secret").header("Authorization", "Bearer planted-secret");
     assert_eq!(gateway.ask_admin(&steer).await.status(), 400);
     let lines = lines(&folder, 2).await;
     let asked = "/breakers/trip?endpoint=pay&service=S";
@@ -102,7 +106,7 @@ async fn what_is_changed_by_the_admin_port_has_a_line() {
         &lines[1],
         &value!({ "admin": asked, "how": "loopback", "decision": "allowed", "method": "POST", "status": 400 }),
     );
-    assert!(lines.len() == 2 && !text(&file(&folder)).contains("SECRET"));
+    assert!(lines.len() == 2 && !text(&file(&folder)).contains("planted-secret"));
 }
 
 #[tokio::test]
@@ -130,7 +134,7 @@ async fn who_is_known_is_named_and_who_shows_a_wrong_key_is_not() {
     .await;
     let with = |key: &str| start("pay").header("X-Api-Key", key);
     assert_eq!(gateway.call(&with(&key.text)).await.status(), 200);
-    assert_eq!(gateway.call(&with("SECRET")).await.status(), 401);
+    assert_eq!(gateway.call(&with("planted-secret")).await.status(), 401);
     let lines = lines(&folder, 2).await;
     let known = value!({
         "caller": "orders", "namespace": "shop", "how": "api_key", "decision": "allowed",
@@ -143,5 +147,5 @@ async fn who_is_known_is_named_and_who_shows_a_wrong_key_is_not() {
     });
     assert_says(&lines[1], &wrong);
     let written = text(&file(&folder));
-    assert!(!written.contains("SECRET") && !written.contains(&key.text), "{written}");
+    assert!(!written.contains("planted-secret") && !written.contains(&key.text), "{written}");
 }

@@ -53,7 +53,7 @@ async fn a_wrong_credential_is_refused_and_a_right_one_does_not_reach_the_handle
     let (handler, key) = (Handler::answering(ok()), orders());
     let gateway = Gateway::start(keyed(leading_to(&handler), "x-api-key", &key)).await;
     let with = |key: &str| start("pay").header("X-Api-Key", key).header("Nexus-Gateway-Caller", "admin");
-    assert_unauthenticated(&gateway.call(&with("wrong")).await);
+    assert_unauthenticated(&gateway.call(&with("planted-wrong")).await);
     assert_unauthenticated(&gateway.call(&with(&key.text).header("x-api-key", &key.text)).await);
     assert_eq!(handler.requests().len(), 0, "nothing reached the handler");
 
@@ -74,7 +74,7 @@ async fn a_wrong_credential_learns_nothing_of_endpoints() {
     let (handler, key) = (Handler::answering(ok()), orders());
     let gateway = Gateway::start(keyed(leading_to(&handler), "authorization", &key)).await;
     for request in [start("pay"), start("none"), cancel("pay"), to("/elsewhere"), get("/")] {
-        for wrong in ["Bearer wrong", "Basic b3JkZXJzOg==", "", &key.text] {
+        for wrong in ["Bearer planted-wrong", "Basic b3JkZXJzOg==", "", &key.text] {
             assert_unauthenticated(&gateway.call(&request.clone().header("Authorization", wrong)).await);
         }
     }
@@ -112,7 +112,7 @@ async fn a_completion_is_not_lost_for_a_header_that_is_meant_for_its_destination
         let request = to("/nexus/callback").header("Nexus-Operation-State", "succeeded");
         request.header("Authorization", &format!("Bearer {credential}"))
     };
-    for credential in ["of-home", &key.text] {
+    for credential in ["planted-of-home", &key.text] {
         let answer = gateway.call(&completion(credential)).await;
         assert_ne!(answer.header("nexus-gateway-failure"), Some("unauthenticated"), "{credential}: {}", answer.text());
     }
@@ -142,9 +142,9 @@ async fn a_right_key_never_passes_on_with_a_completion_whatever_else_is_wrong() 
     let completion = || to("/nexus/callback").header("Nexus-Operation-State", "succeeded");
     for (certificate, shown, status, passed) in [
         (Some(&odd), &[&*key.text][..], 200, &[][..]),
-        (None, &["of-home", &key.text], 200, &["of-home"]),
+        (None, &["planted-of-home", &key.text], 200, &["planted-of-home"]),
         (None, &[&key.text, &key.text], 200, &[]),
-        (Some(&odd), &["of-home"], 503, &[]),
+        (Some(&odd), &["planted-of-home"], 503, &[]),
     ] {
         let client = tls_client(&authority, certificate, &[&TLS13]);
         let mut caller = TlsCaller::connect(gateway.data(), "gateway.test", &client).await.expect("a connection");
@@ -187,7 +187,7 @@ async fn a_caller_is_known_by_its_certificate_unless_its_request_says_more() {
     for (certificate, shown, expected) in [
         (Some(&mesh), None, 200),
         (Some(&mesh), Some(&*key.text), 200),
-        (Some(&mesh), Some("wrong"), 401),
+        (Some(&mesh), Some("planted-wrong"), 401),
         (Some(&odd), None, 401),
         (Some(&odd), Some(&*key.text), 401),
         (None, None, 401),
@@ -251,7 +251,7 @@ async fn a_token_says_who_calls_and_does_not_reach_the_handler() {
     }
     assert_eq!(caller.call(&with(&token(&signer, "other:orders"))).await.status(), 404, "no rule is for it");
     let unsigned = orders.rsplit_once('.').expect("a token").0.to_owned() + ".";
-    for wrong in [&token(&next, "shop:orders"), &token(&signer, "orders"), &unsigned, "Bearer text"] {
+    for wrong in [&token(&next, "shop:orders"), &token(&signer, "orders"), &unsigned, "Bearer planted-text"] {
         assert_unauthenticated(&caller.call(&with(wrong)).await);
     }
     for (result, count) in [("known", 3.0), ("wrong", 4.0)] {

@@ -34,7 +34,7 @@ fn ruled(settings: Settings, rules: Vec<Rule>) -> Settings {
 }
 
 fn operation(endpoint: &str, operation: &str) -> Request {
-    to(format!("/nexus/endpoints/{endpoint}/services/Svc/{operation}")).body("{}")
+    to(format!("/nexus/endpoints/{endpoint}/services/Svc/{operation}")).body(PAYLOAD)
 }
 
 /// An answer with all that could tell the name that was asked for from another one.

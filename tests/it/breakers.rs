@@ -31,7 +31,7 @@ fn internal() -> String {
 }
 
 fn other_operation() -> Request {
-    to("/nexus/endpoints/pay/services/Svc/other").body("{}")
+    to("/nexus/endpoints/pay/services/Svc/other").body(PAYLOAD)
 }
 
 /// Fails `Svc/op` as long as the switch is on; everything else is well.

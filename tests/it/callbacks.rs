@@ -16,10 +16,10 @@ const UNKNOWN_KEY: Expected = failure("unknown_key", ErrorType::Unavailable, tru
 const UNKNOWN_TOKEN: Expected = failure("unknown_token", ErrorType::NotFound, false);
 const RELAY_OFF: Expected = failure("relay_off", ErrorType::Unavailable, true);
 const UNREACHABLE: Expected = failure("upstream_unreachable", ErrorType::Unavailable, true);
-const TOKEN: &str = "{\"v\":1,\"d\":\"c2VjcmV0\"}";
+const TOKEN: &str = "{\"v\":1,\"d\":\"planted-callback-token\"}";
 
 fn key(id: &str) -> Key {
-    Key::new(id, [id.len().try_into().unwrap_or_default(); 32])
+    seal_key(id)
 }
 
 fn relaying(handler: &Handler, keys: Vec<Key>) -> Settings {
@@ -36,11 +36,11 @@ fn start_from(home: &Handler, path: &str) -> Request {
         .header("Content-Type", "application/json")
         .header("Nexus-Callback-Temporal-Callback-Token", TOKEN)
         .header("Nexus-Callback-Source", "somewhere")
-        .body("{}")
+        .body(PAYLOAD)
 }
 
 fn started() -> String {
-    json("201 Created", "{\"token\":\"handlers-own\",\"state\":\"running\"}")
+    json("201 Created", "{\"token\":\"planted-handlers-own\",\"state\":\"running\"}")
 }
 
 /// Where the handler was told to send the completion: the path at the gateway.
@@ -58,11 +58,11 @@ fn completion(handler: &Handler) -> Request {
     let token = handler.requests()[0].header("nexus-callback-temporal-callback-token").expect("a token").to_owned();
     to(sealed_path(handler))
         .header("Nexus-Operation-State", "succeeded")
-        .header("Nexus-Operation-Token", "handlers-own")
+        .header("Nexus-Operation-Token", "planted-handlers-own")
         .header("Temporal-Callback-Token", &token)
         .header("Nexus-Link", "<temporal:///a>; type=\"a.B\"")
         .header("Content-Type", "application/json")
-        .body("\"result\"")
+        .body(RESULT)
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn a_completion_comes_home_as_it_was_meant_to() {
     assert_eq!(arrived.target(), "/namespaces/ns/nexus/callback?x=1");
     assert_eq!(arrived.header("temporal-callback-token"), Some(TOKEN));
     assert_eq!(arrived.header("nexus-link"), Some("<temporal:///a>; type=\"a.B\""));
-    assert_eq!((arrived.header("content-type"), arrived.text()), (Some("application/json"), "\"result\"".into()));
+    assert_eq!((arrived.header("content-type"), arrived.text()), (Some("application/json"), RESULT.into()));
     let told: serde_json::Value = serde_json::from_slice(&first.body).expect("JSON");
     assert_eq!(arrived.header("nexus-operation-token"), told["token"].as_str(), "the token that the caller knows");
     gateway.counts("nexus_gateway_callbacks_sealed_total", &[("endpoint", "pay")], 1.0).await;
@@ -105,7 +105,7 @@ async fn a_cancel_goes_where_its_operation_was_started() {
     let answer = gateway.call(&start_from(&first, "/callback")).await;
     let told: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
     let token = told["token"].as_str().expect("a token");
-    assert_ne!(token, "handlers-own");
+    assert_ne!(token, "planted-handlers-own");
 
     gateway.running.apply(relaying(&second, vec![key("one")])).await.expect("it can be applied");
     let cancel = |endpoint: &str, token: &str| {
@@ -113,10 +113,10 @@ async fn a_cancel_goes_where_its_operation_was_started() {
     };
     assert_eq!(gateway.call(&cancel("pay", token)).await.status(), 202);
     assert_eq!((first.requests().len(), second.requests().len()), (2, 0));
-    assert_eq!(first.requests()[1].header("nexus-operation-token"), Some("handlers-own"));
+    assert_eq!(first.requests()[1].header("nexus-operation-token"), Some("planted-handlers-own"));
 
-    assert_eq!(gateway.call(&cancel("pay", "somebody-elses")).await.status(), 202);
-    assert_eq!(second.requests()[0].header("nexus-operation-token"), Some("somebody-elses"), "it is not ours");
+    assert_eq!(gateway.call(&cancel("pay", "planted-somebody-elses")).await.status(), 202);
+    assert_eq!(second.requests()[0].header("nexus-operation-token"), Some("planted-somebody-elses"), "it is not ours");
     let mut forged = token.to_owned();
     forged.replace_range(forged.len() - 1.., if forged.ends_with('A') { "B" } else { "A" });
     UNKNOWN_TOKEN.assert_is(&gateway.call(&cancel("pay", &forged)).await, "forged");
@@ -247,7 +247,7 @@ async fn completions_for_the_home_cluster_pass_as_they_are_where_there_is_one() 
     let without = Gateway::start(Settings { clusters: clusters.clone(), ..settings() }).await;
     let request = |path: &str| {
         let token = ("Temporal-Callback-Token", TOKEN);
-        to(path).headers([("Nexus-Operation-State", "succeeded"), token]).body("\"result\"")
+        to(path).headers([("Nexus-Operation-State", "succeeded"), token]).body(RESULT)
     };
     for path in paths {
         RELAY_OFF.assert_is(&without.call(&request(path)).await, path);

@@ -10,7 +10,6 @@ use nexus_gateway::admission::authorize::{Callers, Pattern, Rule};
 use nexus_gateway::admission::{AuthenticationSettings, AuthorizationSettings};
 use nexus_gateway::callback::CallbackSettings;
 use nexus_gateway::callback::destination::Allowed;
-use nexus_gateway::callback::seal::Key;
 use nexus_gateway::config::Settings;
 use nexus_gateway::gates::CallerKey;
 use nexus_gateway::nexus::{BaseUrl, ErrorType};
@@ -74,7 +73,7 @@ fn everybody() -> Rule {
 }
 
 fn operation(endpoint: &str, operation: &str) -> Request {
-    to(format!("/nexus/endpoints/{endpoint}/services/Svc/{operation}")).body("{}")
+    to(format!("/nexus/endpoints/{endpoint}/services/Svc/{operation}")).body(PAYLOAD)
 }
 
 #[tokio::test]
@@ -170,15 +169,14 @@ async fn policies_are_for_callers_by_their_names() {
 fn relaying(endpoint: &str) -> Settings {
     let public_url = Some(BaseUrl::parse("http://gateway.test:7280").expect("a URL"));
     let allow = vec![Allowed::new("http://127.0.0.1:*", true).expect("an entry")];
-    let callbacks =
-        CallbackSettings { public_url, keys: vec![Key::new("one", [7; 32])], allow, ..CallbackSettings::default() };
+    let callbacks = CallbackSettings { public_url, keys: vec![seal_key("one")], allow, ..CallbackSettings::default() };
     Settings { callbacks, endpoints: vec![external("pay", endpoint)], ..settings() }
 }
 
 /// A handler that starts operations and takes cancels.
 fn starting() -> Handler {
     Handler::scripted(|seen: &Seen| {
-        let started = json("201 Created", "{\"token\":\"handlers-own\",\"state\":\"running\"}");
+        let started = json("201 Created", "{\"token\":\"planted-handlers-own\",\"state\":\"running\"}");
         let canceled = seen.message.target().contains("/cancel");
         vec![if canceled { answer("202 Accepted", &[], "") } else { started }.into()]
     })
@@ -186,7 +184,7 @@ fn starting() -> Handler {
 
 fn start_of(home: &Handler, id: &str) -> Request {
     let callback = utf8_percent_encode(&format!("{}/callback", home.url()), NON_ALPHANUMERIC).to_string();
-    to(format!("/nexus/endpoints/pay/services/Svc/op?callback={callback}")).header("Nexus-Request-Id", id).body("{}")
+    to(format!("/nexus/endpoints/pay/services/Svc/op?callback={callback}")).header("Nexus-Request-Id", id).body(PAYLOAD)
 }
 
 fn token_of(answer: &Message) -> String {
@@ -226,7 +224,7 @@ async fn completions_come_from_whoever_has_the_seal_unless_the_rules_name_somebo
     let callback = target.split_once("callback=").expect("a callback").1;
     let callback = percent_encoding::percent_decode_str(callback).decode_utf8().expect("text").into_owned();
     let path = callback.strip_prefix("http://gateway.test:7280").expect("the gateway's own").to_owned();
-    let completion = || to(path.clone()).header("Nexus-Operation-State", "succeeded").body("{}");
+    let completion = || to(path.clone()).header("Nexus-Operation-State", "succeeded").body(PAYLOAD);
     assert_eq!(gateway.call(&completion()).await.status(), 200);
 
     let mut named = settings;

@@ -129,7 +129,7 @@ async fn a_changed_file_takes_effect() {
     let config = Config::new(&leading_to(&before));
     let (mut process, data) = serving(&config).await;
     let mut caller = Caller::connect(data).await;
-    assert_eq!(caller.call(&start("pay")).await.text(), "\"done\"");
+    assert_eq!(caller.call(&start("pay")).await.text(), RESULT);
     config.write(&leading_to(&after));
     process.logs("the changed configuration is in force").await;
     assert_eq!(caller.call(&start("pay")).await.text(), "\"after\"");
@@ -195,16 +195,17 @@ async fn a_second_signal_ends_the_process_at_once() {
 
 #[tokio::test]
 async fn no_log_level_shows_payloads_or_credentials() {
-    let handler = Handler::answering(json("200 OK", "\"SECRET\""));
+    let handler = Handler::answering(json("200 OK", "\"planted-secret\""));
     let config = Config::new(&(leading_to(&handler) + "log: { level: trace }\n"));
     let (process, data) = serving(&config).await;
     let mut caller = Caller::connect(data).await;
-    let headers = ["Authorization", "Cookie", "Nexus-Callback-Token"].map(|name| (name, "SECRET"));
-    let request = to("/nexus/endpoints/pay/services/Svc/op?callback=SECRET").headers(headers).body("\"SECRET\"");
+    let headers = ["Authorization", "Cookie", "Nexus-Callback-Token"].map(|name| (name, "planted-secret"));
+    let request =
+        to("/nexus/endpoints/pay/services/Svc/op?callback=planted-secret").headers(headers).body("\"planted-secret\"");
     assert_eq!(caller.call(&request).await.status(), 200);
-    caller.send("nonsense SECRET\r\n\r\n").await;
+    caller.send("nonsense planted-secret\r\n\r\n").await;
     drop(caller);
     process.signal("TERM").await;
     let log = process.rest_of_log().await;
-    assert!(log.contains("draining") && !log.contains("SECRET"), "{log}");
+    assert!(log.contains("draining") && !log.contains("planted-secret"), "{log}");
 }

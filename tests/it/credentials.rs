@@ -12,7 +12,6 @@ use nexus_gateway::admission::authorize::{Callers, Pattern, Rule};
 use nexus_gateway::admission::{AuthenticationSettings, AuthorizationSettings};
 use nexus_gateway::callback::CallbackSettings;
 use nexus_gateway::callback::destination::Allowed;
-use nexus_gateway::callback::seal::Key;
 use nexus_gateway::config::Settings;
 use nexus_gateway::credentials::{
     CallerHeader, ClientAuth, Credentials, OAuth2Settings, Outward, Pass, SignerSettings, SigningKey,
@@ -45,34 +44,37 @@ async fn seen_by(handler: &Handler, outward: Outward, request: Request) -> Messa
 #[tokio::test]
 async fn a_target_is_shown_its_credentials_in_the_place_of_the_callers() {
     let handler = Handler::answering(ok());
-    let request = start("pay").header("Authorization", "Bearer callers").header("Cookie", "a=b");
-    let outward = Outward { pass: Pass { authorization: true, cookie: false }, ..bearer("own") };
+    let request = start("pay").header("Authorization", "Bearer planted-callers").header("Cookie", "a=planted-cookie");
+    let outward = Outward { pass: Pass { authorization: true, cookie: false }, ..bearer("planted-own") };
     let seen = seen_by(&handler, outward, request).await;
-    assert_eq!((seen.all("authorization"), seen.header("cookie")), (vec!["Bearer own"], None));
+    assert_eq!((seen.all("authorization"), seen.header("cookie")), (vec!["Bearer planted-own"], None));
 }
 
 #[tokio::test]
 async fn the_callers_own_pass_where_that_is_asked_for() {
     let handler = Handler::answering(ok());
-    let request = start("pay").header("Authorization", "Bearer callers").header("Cookie", "a=b");
+    let request = start("pay").header("Authorization", "Bearer planted-callers").header("Cookie", "a=planted-cookie");
     let outward = Outward { pass: Pass { authorization: true, cookie: true }, ..Outward::default() };
     let seen = seen_by(&handler, outward, request).await;
-    assert_eq!((seen.all("authorization"), seen.header("cookie")), (vec!["Bearer callers"], Some("a=b")));
+    assert_eq!(
+        (seen.all("authorization"), seen.header("cookie")),
+        (vec!["Bearer planted-callers"], Some("a=planted-cookie"))
+    );
 }
 
 #[tokio::test]
 async fn further_headers_go_along_in_the_place_of_the_callers() {
     let handler = Handler::answering(ok());
     let name = HeaderName::from_static("x-tenant");
-    let outward = Outward { headers: vec![(name, HeaderValue::from_static("edge"))], ..Outward::default() };
-    let seen = seen_by(&handler, outward, start("pay").header("X-Tenant", "forged")).await;
-    assert_eq!(seen.all("x-tenant"), ["edge"]);
+    let outward = Outward { headers: vec![(name, HeaderValue::from_static("planted-tenant"))], ..Outward::default() };
+    let seen = seen_by(&handler, outward, start("pay").header("X-Tenant", "planted-forged")).await;
+    assert_eq!(seen.all("x-tenant"), ["planted-tenant"]);
 }
 
 #[tokio::test]
 async fn a_clusters_registry_and_dispatches_carry_its_credentials_and_other_targets_none() {
     let (cluster, other, registry) =
-        (Cluster::serving(vec![listed("pay", 1)]), Handler::answering(ok()), bearer("own"));
+        (Cluster::serving(vec![listed("pay", 1)]), Handler::answering(ok()), bearer("planted-own"));
     let home = nexus_gateway::registry::ClusterSettings { outward: registry, ..discovered("home", cluster.url()) };
     let settings = Settings {
         clusters: vec![home],
@@ -85,7 +87,7 @@ async fn a_clusters_registry_and_dispatches_carry_its_credentials_and_other_targ
         assert_eq!(gateway.call(&start(name)).await.status(), 200);
     }
     for message in cluster.dispatched().iter().chain(&cluster.registry_requests()) {
-        assert_eq!(message.header("authorization"), Some("Bearer own"), "{message:?}");
+        assert_eq!(message.header("authorization"), Some("Bearer planted-own"), "{message:?}");
     }
     assert_eq!(other.request().header("authorization"), None);
 }
@@ -96,34 +98,35 @@ async fn an_external_of_a_registry_has_no_credentials_of_an_endpoint_of_its_name
     let cluster = Cluster::serving(vec![listed_external("pay", 1, &foreign.url())]);
     let mut home = polled("home", cluster.url());
     home.discover.as_mut().expect("it is discovered").externals = true;
-    let gateway = Gateway::start(Settings { clusters: vec![home], ..meeting(&own, bearer("own")) }).await;
+    let gateway = Gateway::start(Settings { clusters: vec![home], ..meeting(&own, bearer("planted-own")) }).await;
     gateway.counts("nexus_gateway_registry_endpoints", &[("source", "home")], 1.0).await;
     assert_eq!(gateway.call(&start("pay")).await.status(), 200);
-    let by_id = to(format!("/nexus/endpoints/{}/services/S/o", id(1))).body("{}");
+    let by_id = to(format!("/nexus/endpoints/{}/services/S/o", id(1))).body(PAYLOAD);
     assert_eq!(gateway.call(&by_id).await.status(), 200);
-    assert_eq!(own.request().header("authorization"), Some("Bearer own"));
+    assert_eq!(own.request().header("authorization"), Some("Bearer planted-own"));
     assert_eq!(foreign.request().header("authorization"), None);
 }
 
 /// Has an operation completed to `path` at a cluster with credentials; what that cluster gets.
 async fn completed_at(path: &str, is_cluster: bool) -> Message {
     let home = Handler::answering(answer("200 OK", &[], ""));
-    let handler = Handler::answering(json("201 Created", "{\"token\":\"t\",\"state\":\"running\"}"));
+    let handler = Handler::answering(json("201 Created", "{\"token\":\"planted-token\",\"state\":\"running\"}"));
     let public_url = Some(BaseUrl::parse("http://gateway.test:7280").expect("a URL"));
     let allow = vec![Allowed::new("http://127.0.0.1:*", true).expect("an entry")];
-    let callbacks = CallbackSettings { public_url, allow, keys: vec![Key::new("k", [1; 32])], ..Default::default() };
+    let callbacks = CallbackSettings { public_url, allow, keys: vec![seal_key("k")], ..Default::default() };
     let url = if is_cluster { home.url() } else { "http://127.0.0.1:9".into() };
     let mut cluster = undiscovered("home", &[url]);
-    cluster.outward = bearer("own");
+    cluster.outward = bearer("planted-own");
     let gateway = Gateway::start(Settings { callbacks, clusters: vec![cluster], ..leading_to(&handler) }).await;
     let callback = utf8_percent_encode(&format!("{}{path}", home.url()), NON_ALPHANUMERIC).to_string();
-    let started = gateway.call(&to(format!("/nexus/endpoints/pay/services/S/o?callback={callback}")).body("{}")).await;
+    let started =
+        gateway.call(&to(format!("/nexus/endpoints/pay/services/S/o?callback={callback}")).body(PAYLOAD)).await;
     assert_eq!(started.status(), 201);
     let query = handler.request().target().split_once("callback=").expect("a callback").1.to_owned();
     let sealed = percent_decode_str(&query).decode_utf8().expect("text").into_owned();
     let sealed = sealed.strip_prefix("http://gateway.test:7280").expect("the gateway's").to_owned();
-    let request = to(sealed).header("Nexus-Operation-State", "succeeded").header("Authorization", "handlers");
-    assert_eq!(gateway.call(&request.body("{}")).await.status(), 200);
+    let request = to(sealed).header("Nexus-Operation-State", "succeeded").header("Authorization", "planted-handlers");
+    assert_eq!(gateway.call(&request.body(PAYLOAD)).await.status(), 200);
     let delivered = home.requests().into_iter().find(|message| message.target() == path);
     delivered.expect("a completion")
 }
@@ -131,15 +134,15 @@ async fn completed_at(path: &str, is_cluster: bool) -> Message {
 #[tokio::test]
 async fn a_completion_carries_the_credentials_of_the_cluster_it_goes_to() {
     let seen = completed_at("/namespaces/pay/nexus/callback", true).await;
-    assert_eq!(seen.all("authorization"), ["Bearer own"]);
+    assert_eq!(seen.all("authorization"), ["Bearer planted-own"]);
 }
 
 #[tokio::test]
 async fn a_completion_to_anywhere_else_carries_none() {
     let seen = completed_at("/namespaces/pay/nexus/callback", false).await;
-    assert_eq!(seen.all("authorization"), ["handlers"], "what a start asked for comes back");
+    assert_eq!(seen.all("authorization"), ["planted-handlers"], "what a start asked for comes back");
     let seen = completed_at("/api/v1/namespaces/pay/workflows/w", true).await;
-    assert_eq!(seen.all("authorization"), ["handlers"], "a caller's text does not make the gateway act for it");
+    assert_eq!(seen.all("authorization"), ["planted-handlers"], "a caller's text does not make the gateway act for it");
 }
 
 /// The settings, for which `key` is that of the caller `orders` of the namespace `shop`.
@@ -191,7 +194,7 @@ fn oauth2(server: &Handler) -> Outward {
     let settings = OAuth2Settings {
         token_url: format!("{}/token", server.url()).parse().expect("a URL"),
         client_id: "edge".into(),
-        client_secret: Secret::new("s3cret"),
+        client_secret: Secret::new("planted-client-secret"),
         client_auth: ClientAuth::Basic,
         scope: Some("nexus".into()),
         audience: None,
@@ -206,7 +209,7 @@ fn token(text: &str) -> String {
 
 #[tokio::test]
 async fn a_token_is_fetched_once_and_outlives_a_reload() {
-    let (server, handler) = (Handler::answering(token("t1")), Handler::answering(ok()));
+    let (server, handler) = (Handler::answering(token("planted-t1")), Handler::answering(ok()));
     let settings = meeting(&handler, oauth2(&server));
     let gateway = Gateway::start(settings.clone()).await;
     for _ in 0..3 {
@@ -216,7 +219,7 @@ async fn a_token_is_fetched_once_and_outlives_a_reload() {
     gateway.running.apply(reloaded).await.expect("good settings");
     assert_eq!(gateway.call(&start("pay")).await.status(), 200);
     for seen in handler.requests() {
-        assert_eq!(seen.header("authorization"), Some("Bearer t1"));
+        assert_eq!(seen.header("authorization"), Some("Bearer planted-t1"));
     }
     let asked = server.request();
     assert_eq!((asked.target(), asked.text()), ("/token", "grant_type=client_credentials&scope=nexus".into()));
@@ -227,14 +230,14 @@ async fn a_token_is_fetched_once_and_outlives_a_reload() {
 #[tokio::test]
 async fn a_request_waits_for_the_first_token() {
     let gate = Gate::new();
-    let server = Handler::acting(vec![Act::Wait(gate.clone()), token("t1").into()]);
+    let server = Handler::acting(vec![Act::Wait(gate.clone()), token("planted-t1").into()]);
     let handler = Handler::answering(ok());
     let gateway = Gateway::start(meeting(&handler, oauth2(&server))).await;
     server.wait_for(1).await;
     let request = start("pay");
     let (answer, ()) = tokio::join!(gateway.call(&request), async { gate.open() });
     assert_eq!(answer.status(), 200);
-    assert_eq!(handler.request().header("authorization"), Some("Bearer t1"));
+    assert_eq!(handler.request().header("authorization"), Some("Bearer planted-t1"));
 }
 
 #[tokio::test]
@@ -254,7 +257,9 @@ async fn without_a_token_nothing_is_sent() {
 async fn a_refusal_by_the_target_is_handed_on_and_does_not_storm_the_token_server() {
     let asked = Arc::new(AtomicUsize::new(0));
     let counting = Arc::clone(&asked);
-    let server = Handler::scripted(move |_| vec![token(&counting.fetch_add(1, Ordering::Relaxed).to_string()).into()]);
+    let server = Handler::scripted(move |_| {
+        vec![token(&format!("planted-{}", counting.fetch_add(1, Ordering::Relaxed))).into()]
+    });
     let handler = Handler::answering(answer("401 Unauthorized", &[], "no"));
     let gateway = Gateway::start(meeting(&handler, oauth2(&server))).await;
     for _ in 0..5 {

@@ -7,6 +7,7 @@ pub(crate) mod gateway;
 pub(crate) mod handler;
 pub(crate) mod message;
 pub(crate) mod metrics;
+pub(crate) mod planted;
 pub(crate) mod process;
 pub(crate) mod tls;
 
@@ -19,4 +20,5 @@ pub(crate) use gateway::{
 };
 pub(crate) use handler::{Act, Deaf, Gate, Handler, Reserved};
 pub(crate) use message::Message;
+pub(crate) use planted::{PAYLOAD, RESULT, seal_key};
 pub(crate) use tls::{TlsCaller, of, over_tls, server_tls, tls_client, tls_stream};

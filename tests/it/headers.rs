@@ -52,8 +52,8 @@ async fn headers_of_the_call_reach_the_handler_unchanged() {
 #[tokio::test]
 async fn what_was_meant_for_the_gateway_ends_there() {
     let headers = [
-        ("Authorization", "Bearer abc"),
-        ("Cookie", "a=b; c=d"),
+        ("Authorization", "Bearer planted-abc"),
+        ("Cookie", "a=planted-b; c=planted-d"),
         ("Nexus-Gateway-Caller", "admin"),
         ("Nexus_Gateway_Caller", "admin"),
         ("Nexus-Gateway-Caller-Namespace", "prod"),
@@ -132,7 +132,8 @@ async fn hop_by_hop_headers_do_not_reach_the_handler() {
     for (name, _) in HOPS {
         assert_eq!(seen.header(name), None, "{name}");
     }
-    assert_eq!((seen.header("x-stays"), seen.header("content-length")), (Some("1"), Some("2")));
+    let length = PAYLOAD.len().to_string();
+    assert_eq!((seen.header("x-stays"), seen.header("content-length")), (Some("1"), Some(&*length)));
 }
 
 #[tokio::test]

@@ -112,7 +112,7 @@ async fn a_caller_of_http_1_0_is_answered_and_its_connection_closed() {
     let gateway = Gateway::before(&handler).await;
     let mut caller = gateway.connect().await;
     caller.send("POST /nexus/endpoints/pay/services/Svc/op HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}").await;
-    assert_eq!(caller.answer().await.text(), "\"done\"");
+    assert_eq!(caller.answer().await.text(), RESULT);
     caller.closed().await;
     assert_eq!(handler.request().first, "POST /Svc/op HTTP/1.1");
 }

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nexus_gateway::callback::CallbackSettings;
 use nexus_gateway::callback::destination::Allowed;
-use nexus_gateway::callback::seal::Key;
 use nexus_gateway::config::Settings;
 use nexus_gateway::nexus::{BaseUrl, ErrorType};
 use nexus_gateway::resilience::RetrySettings;
@@ -17,14 +16,14 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode
 use crate::harness::handler::Seen;
 use crate::harness::*;
 
-const TOKEN: &str = "{\"v\":1,\"d\":\"c2VjcmV0\"}";
+const TOKEN: &str = "{\"v\":1,\"d\":\"planted-callback-token\"}";
 const UNREACHABLE: Expected = failure("upstream_unreachable", ErrorType::Unavailable, true);
 
 /// An endpoint `pay` that leads to `target`, under a policy that parks.
 fn parking_at(target: &str, park: ParkSettings) -> Settings {
     let public_url = Some(BaseUrl::parse("http://gateway.test:7280").expect("a URL"));
     let allow = vec![Allowed::new("http://127.0.0.1:*", true).expect("an entry")];
-    let keys = vec![Key::new("one", [7; 32])];
+    let keys = vec![seal_key("one")];
     let callbacks = CallbackSettings { public_url, keys, allow, ..CallbackSettings::default() };
     let retry = Toggle::On(RetrySettings { attempts: 1, ..RetrySettings::default() });
     let rule = PolicyRule { park: Some(Toggle::On(park)), retry: Some(retry), ..PolicyRule::default() };
@@ -44,7 +43,7 @@ fn start_of(home: &Handler, id: &str) -> Request {
         .header("Nexus-Callback-Source", "somewhere")
         .header("Nexus-Callback-Traceparent", "tp")
         .header("Operation-Timeout", "1h")
-        .body("\"planted-secret\"")
+        .body(PAYLOAD)
 }
 
 fn caller_home() -> Handler {
@@ -95,7 +94,7 @@ async fn an_operation_that_could_not_be_started_completes_once_its_target_is_bac
     let handler = Handler::on(reserved, |_| vec![json("200 OK", "\"result\"").into()]);
     home.wait_for(1).await;
     let sent = handler.request();
-    assert_eq!((sent.header("nexus-request-id"), sent.text()), (Some("one"), "\"planted-secret\"".into()));
+    assert_eq!((sent.header("nexus-request-id"), sent.text()), (Some("one"), PAYLOAD.into()));
     assert!(sent.target().starts_with("/Svc/op?callback=http%3A%2F%2Fgateway.test%3A7280%2Fnexus%2Fcallback%2F"));
     assert!(sent.header("operation-timeout").is_some_and(|left| left != "1h"), "what is left of it");
 
@@ -188,7 +187,7 @@ async fn each_end_of_an_operation_reaches_its_caller_as_what_it_is() {
 
 #[tokio::test]
 async fn an_operation_that_its_target_runs_completes_under_the_token_that_its_caller_knows() {
-    let running = json("201 Created", "{\"token\":\"handlers-own\",\"state\":\"running\"}");
+    let running = json("201 Created", "{\"token\":\"planted-handlers-own\",\"state\":\"running\"}");
     let (handler, home) = (failing(1, running), caller_home());
     let gateway = Gateway::start(parking(&handler)).await;
     let token = token_of(&gateway.call(&start_of(&home, "one")).await);
@@ -201,7 +200,7 @@ async fn an_operation_that_its_target_runs_completes_under_the_token_that_its_ca
     let url = percent_decode_str(callback).decode_utf8().expect("text").into_owned();
     let completion = to(url.strip_prefix("http://gateway.test:7280").expect("the gateway's own URL"))
         .header("Nexus-Operation-State", "succeeded")
-        .header("Nexus-Operation-Token", "handlers-own")
+        .header("Nexus-Operation-Token", "planted-handlers-own")
         .header("Temporal-Callback-Token", sent.header("nexus-callback-temporal-callback-token").expect("a token"))
         .body("\"late\"");
     assert_eq!(gateway.call(&completion).await.status(), 200);
@@ -229,13 +228,13 @@ async fn a_cancel_ends_what_waits_and_follows_what_was_sent() {
     let sent = token_of(&gateway.call(&start_of(&home, "two")).await);
     let handler = Handler::on(reserved, |seen| {
         let canceled = seen.message.target().contains("/cancel");
-        let started = || json("201 Created", "{\"token\":\"handlers-own\",\"state\":\"running\"}");
+        let started = || json("201 Created", "{\"token\":\"planted-handlers-own\",\"state\":\"running\"}");
         vec![if canceled { crate::harness::answer("202 Accepted", &[], "") } else { started() }.into()]
     });
     gateway.counts("nexus_gateway_parked", &[("state", "started")], 1.0).await;
     answer = gateway.call(&cancel_of(&sent)).await;
     assert_eq!(answer.status(), 202);
-    assert_eq!(handler.requests()[1].header("nexus-operation-token"), Some("handlers-own"));
+    assert_eq!(handler.requests()[1].header("nexus-operation-token"), Some("planted-handlers-own"));
     assert_eq!(home.requests().len(), 1);
 }
 
@@ -377,7 +376,7 @@ async fn a_cancel_that_meets_the_start_on_its_way_reaches_the_target() {
         if seen.message.target().contains("/cancel") {
             return vec![answer("202 Accepted", &[], "").into()];
         }
-        let running = json("201 Created", "{\"token\":\"handlers-own\",\"state\":\"running\"}");
+        let running = json("201 Created", "{\"token\":\"planted-handlers-own\",\"state\":\"running\"}");
         match asked.fetch_add(1, Ordering::Relaxed) {
             0 => vec![handler_error("503 Service Unavailable", "UNAVAILABLE", Some(true), &[]).into()],
             _ => vec![Act::Wait(opened.clone()), running.into()],
@@ -391,7 +390,7 @@ async fn a_cancel_that_meets_the_start_on_its_way_reaches_the_target() {
     gate.open();
     handler.wait_for(3).await;
     let cancel = handler.requests().pop().expect("a request");
-    assert_eq!(cancel.header("nexus-operation-token"), Some("handlers-own"));
+    assert_eq!(cancel.header("nexus-operation-token"), Some("planted-handlers-own"));
     gateway.counts("nexus_gateway_parked", &[("state", "started")], 1.0).await;
     assert!(home.requests().is_empty());
 }
@@ -424,5 +423,5 @@ async fn a_start_that_a_gateway_with_the_same_keys_has_parked_is_not_parked_agai
     outer.counts("nexus_gateway_parked", &[("state", "waiting")], 1.0).await;
     let _handler = Handler::on(reserved, |_| vec![ok().into()]);
     home.wait_for(1).await;
-    assert_eq!(home.request().text(), "\"done\"");
+    assert_eq!(home.request().text(), RESULT);
 }

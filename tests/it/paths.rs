@@ -65,7 +65,7 @@ async fn a_cluster_behind_a_path_is_asked_behind_it() {
 #[tokio::test]
 async fn cancels_reach_the_handler_in_the_form_they_came() {
     for (request, token) in [
-        (cancel("pay"), Some("token")),
+        (cancel("pay"), Some("planted-token")),
         (to("/nexus/endpoints/pay/services/Svc/op/cancel?token=t"), None),
         (to("/nexus/endpoints/pay/services/Svc/op/a%2Fb/cancel"), None),
     ] {

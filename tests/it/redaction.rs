@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nexus_gateway::callback::CallbackSettings;
 use nexus_gateway::callback::destination::Allowed;
-use nexus_gateway::callback::seal::Key;
 use nexus_gateway::config::Settings;
 use nexus_gateway::nexus::BaseUrl;
 use nexus_gateway::resilience::RetrySettings;
@@ -28,7 +27,7 @@ fn redacting() -> PolicyRule {
 fn relaying(handler: &Handler, rule: PolicyRule) -> Settings {
     let public_url = Some(BaseUrl::parse("http://gateway.test:7280").expect("a URL"));
     let allow = vec![Allowed::new("http://127.0.0.1:*", true).expect("an entry")];
-    let keys = vec![Key::new("one", [7; 32])];
+    let keys = vec![seal_key("one")];
     let callbacks = CallbackSettings { public_url, keys, allow, ..CallbackSettings::default() };
     under(Settings { callbacks, ..leading_to(handler) }, rule)
 }
@@ -38,7 +37,7 @@ fn start_from(home: &Handler) -> Request {
     to(format!("/nexus/endpoints/pay/services/Svc/op?callback={callback}"))
         .header("Content-Type", "application/json")
         .header("Nexus-Request-Id", "one")
-        .body("{}")
+        .body(PAYLOAD)
 }
 
 fn home() -> Handler {
@@ -108,7 +107,7 @@ async fn what_is_no_failure_or_has_nothing_to_cut_passes_byte_for_byte() {
 
 #[tokio::test]
 async fn a_failed_completion_is_cut_on_its_way_home() {
-    let started = json("201 Created", "{\"token\":\"t\",\"state\":\"running\"}");
+    let started = json("201 Created", "{\"token\":\"planted-token\",\"state\":\"running\"}");
     let (handler, home) = (Handler::answering(started), home());
     let gateway = Gateway::start(relaying(&handler, redacting())).await;
     assert_eq!(gateway.call(&start_from(&home)).await.status(), 201);

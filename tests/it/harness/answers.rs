@@ -3,6 +3,7 @@
 use nexus_gateway::nexus::ErrorType;
 
 use super::message::Message;
+use super::planted::RESULT;
 
 /// An answer with a length; `headers` are whole lines without their ends.
 pub(crate) fn answer(status: &str, headers: &[&str], body: &str) -> String {
@@ -17,7 +18,7 @@ pub(crate) fn json(status: &str, body: &str) -> String {
 
 /// A result.
 pub(crate) fn ok() -> String {
-    json("200 OK", "\"done\"")
+    json("200 OK", RESULT)
 }
 
 /// A handler error as a Nexus handler writes it; `headers` are whole lines.

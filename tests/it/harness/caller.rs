@@ -8,6 +8,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::message::{Message, Reader};
+use super::planted;
 
 /// One connection to a gateway.
 pub(crate) struct Caller {
@@ -85,12 +86,14 @@ pub(crate) struct Request {
 
 /// A start of `Svc/op` at an endpoint.
 pub(crate) fn start(endpoint: &str) -> Request {
-    to(format!("/nexus/endpoints/{endpoint}/services/Svc/op")).header("Content-Type", "application/json").body("{}")
+    to(format!("/nexus/endpoints/{endpoint}/services/Svc/op"))
+        .header("Content-Type", "application/json")
+        .body(planted::PAYLOAD)
 }
 
 /// A cancel of `Svc/op` at an endpoint.
 pub(crate) fn cancel(endpoint: &str) -> Request {
-    to(format!("/nexus/endpoints/{endpoint}/services/Svc/op/cancel")).header("Nexus-Operation-Token", "token")
+    to(format!("/nexus/endpoints/{endpoint}/services/Svc/op/cancel")).header("Nexus-Operation-Token", "planted-token")
 }
 
 /// A POST to any target, without a body.
@@ -112,6 +115,7 @@ pub(crate) fn get(target: &str) -> Request {
 
 impl Request {
     pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        planted::note_header(name, value);
         self.headers.push((name.into(), value.into()));
         self
     }

@@ -12,6 +12,7 @@ use nexus_gateway::registry::{ClusterSettings, Definition, DiscoverSettings, Tar
 use nexus_gateway::route::PolicyRule;
 use nexus_gateway::run::Running;
 use nexus_gateway::server::{ListenerSettings, ServerSettings};
+use nexus_gateway::telemetry::LogTarget;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -21,9 +22,12 @@ use super::cluster::Cluster;
 use super::handler::Handler;
 use super::message::{GUARD, Message};
 use super::metrics::Metrics;
+use super::planted::Watch;
 
 /// A gateway; its worker threads end with it.
 pub(crate) struct Gateway {
+    // Dropped first.
+    _watch: Watch,
     pub(crate) running: Running,
     _state: TempDir,
 }
@@ -32,8 +36,13 @@ impl Gateway {
     pub(crate) async fn start(mut settings: Settings) -> Self {
         let state = tempfile::tempdir().expect("a temporary folder");
         settings.state.get_or_insert_with(|| state.path().into());
+        let log = |name| LogTarget::File(state.path().join(name));
+        settings.log.access_log.get_or_insert_with(|| log("access.log"));
+        settings.log.audit_log.get_or_insert_with(|| log("audit.log"));
+        let mut watch = Watch::begin(&settings.log);
         let running = Running::start(settings).await.expect("free ports can be bound");
-        Self { running, _state: state }
+        watch.ask(running.admin());
+        Self { _watch: watch, running, _state: state }
     }
 
     /// With one endpoint `pay` that leads to `handler`, which is no Temporal cluster.

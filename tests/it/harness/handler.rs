@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::message::{GUARD, Message, Reader};
+use super::planted;
 
 /// What a handler does next.
 #[derive(Clone)]
@@ -163,6 +164,7 @@ async fn serve(stream: TcpStream, connection: usize, shared: Arc<Shared>) {
     let mut reader = Reader::new(read);
     for nth in 0.. {
         let Some(message) = reader.request().await else { return };
+        planted::note_received(&message);
         shared.requests.lock().unwrap_or_else(PoisonError::into_inner).push(message.clone());
         shared.counted.send_modify(|count| *count += 1);
         for act in (shared.script)(&Seen { message, connection, nth }) {

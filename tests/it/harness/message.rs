@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
+use super::planted;
+
 /// Longest time to wait for anything: far beyond what a test needs, so that it only ends one that is stuck.
 pub(crate) const GUARD: Duration = Duration::from_secs(30);
 
@@ -96,6 +98,9 @@ impl<S: AsyncRead + Unpin> Reader<S> {
     pub(crate) async fn answer(&mut self) -> Option<Message> {
         let mut message = self.head().await?;
         self.body(&mut message, true).await;
+        if message.header("nexus-gateway-failure").is_some() {
+            planted::assert_none_in(&format!("{message:?} {}", message.text()), "an answer of the gateway");
+        }
         Some(message)
     }
 

@@ -7,6 +7,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 
 use super::message::GUARD;
+use super::planted;
 
 /// A running `nexus-gateway run`; killed when dropped.
 pub(crate) struct Process {
@@ -38,6 +39,7 @@ impl Process {
     pub(crate) async fn logs(&mut self, text: &str) -> String {
         let found = async {
             while let Some(line) = self.log.next_line().await.expect("the log is text") {
+                planted::assert_none_in(&line, "the log of a process");
                 self.seen.push_str(&line);
                 self.seen.push('\n');
                 if line.contains(text) {
@@ -74,6 +76,7 @@ impl Process {
         while let Some(line) = self.log.next_line().await.expect("the log is text") {
             text += &(line + "\n");
         }
+        planted::assert_none_in(&text, "the log of a process");
         text
     }
 
