@@ -15,6 +15,7 @@ import pytest_asyncio
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from harness import planted
 from harness.fenced import Fenced
 from harness.gateway import Gateway
 from harness.processes import alive, end_on_signals, stop_everything
@@ -25,6 +26,7 @@ HANG = 150
 
 
 def pytest_configure() -> None:
+    planted.watching = True
     end_on_signals()
 
 
@@ -47,6 +49,14 @@ def guarded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[Non
             await test(*args, **kwargs)
 
     return run
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None, Any, Any]:
+    result: Any = yield
+    if leaks := planted.found():
+        pytest.fail("\n".join(["a gateway shows what it should not", *leaks]), pytrace=False)
+    return result
 
 
 @pytest.hookimpl(wrapper=True)

@@ -17,6 +17,7 @@ from harness.caller import Outcome, Plan, call
 from harness.certificates import Mounted
 from harness.gateway import Gateway, binary
 from harness.http import Answer
+from harness.planted import note
 from harness.processes import free_port, scratch_folder
 from harness.service import Call, Job
 from harness.tokens import Issuer
@@ -37,7 +38,9 @@ class ApiKey:
     def make(cls, name: str) -> ApiKey:
         command = [str(binary()), "keys", "api", "--name", name]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-        return cls(done.stderr.split()[-1], done.stdout.strip())
+        key = cls(done.stderr.split()[-1], done.stdout.strip())
+        note(key.text)
+        return key
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Edge:
 
     async def start(self, endpoint: str, key: str = "", **headers: str) -> Answer:
         shown = {"x-api-key": key} if key else {}
-        return await asyncio.to_thread(start, self.gateway.target_url(endpoint), "echo", "x", **shown, **headers)
+        return await asyncio.to_thread(start, self.gateway.target_url(endpoint), "echo", "planted-x", **shown, **headers)
 
 
 def written(world: World, orders: str, keys: list[ApiKey], tell: bool = False) -> str:
@@ -93,8 +96,8 @@ async def test_an_endpoint_that_a_caller_may_not_see_is_one_that_does_not_exist(
 ) -> None:
     orders, billing = ApiKey.make("orders"), ApiKey.make("billing")
     at = await edge(world, gateways, [orders, billing])
-    assert (await at.start(at.orders, orders.text)).json() == "x"
-    assert (await at.start(at.billing, billing.text)).json() == "x"
+    assert (await at.start(at.orders, orders.text)).json() == "planted-x"
+    assert (await at.start(at.billing, billing.text)).json() == "planted-x"
     hidden = await at.start(at.billing, orders.text)
     unknown = await at.start("never-heard-of", orders.text)
     assert hidden.status == unknown.status == 404
@@ -105,14 +108,14 @@ async def test_an_endpoint_that_a_caller_may_not_see_is_one_that_does_not_exist(
     found = await world.sites["handler"].cluster.find_endpoint(at.billing)
     assert (await at.start(found.id, orders.text)).status == 404
     url = at.gateway.target_url(at.orders)
-    refused = await asyncio.to_thread(start, url, "job", "x", **{"x-api-key": orders.text})
+    refused = await asyncio.to_thread(start, url, "job", "planted-x", **{"x-api-key": orders.text})
     assert (refused.status, refused.json()["details"]["type"]) == (403, "UNAUTHORIZED")
 
 
 async def test_who_shows_nothing_or_something_wrong_learns_nothing(world: World, gateways: Gateways) -> None:
     at = await edge(world, gateways, [ApiKey.make("orders")])
     stranger = ApiKey.make("orders")  # of the same name, but not in the file
-    for key in ("", stranger.text, "x" * 4000):
+    for key in ("", stranger.text, "planted-x" * 400):
         answers = [await at.start(name, key) for name in (at.orders, at.billing, "never-heard-of")]
         assert {answer.status for answer in answers} == {401}, answers
         assert len({answer.body for answer in answers}) == 1, answers
@@ -185,7 +188,7 @@ async def test_a_service_account_is_known_by_its_token_and_by_no_other(world: Wo
 
     right = issuer.service_account("shop", "orders")
     seen = len(handler.journal.calls)
-    assert (await shown(right)).json() == "x"
+    assert (await shown(right)).json() == "planted-x"
     seen_by_handler = handler.journal.calls[seen:][-1]
     assert told_of_caller(seen_by_handler) == ("orders", "shop")
     assert "authorization" not in seen_by_handler.headers and right not in str(seen_by_handler)
@@ -269,6 +272,7 @@ def secret(text: str) -> str:
     """As a configuration takes it from a file."""
     file = scratch_folder("secret") / "secret"
     file.write_text(f"{text}\n")
+    note(text)
     return f'"${{file:{file}}}"'
 
 
@@ -286,10 +290,10 @@ async def crosses(across: Across, caller: tuple[str | None, str | None], credent
     """Operations go all the way and come home; the handler learns who calls, and not by which credential."""
     claimed = {"nexus-gateway-caller": "root", "x-claimed": "kept"}
     echoed, done = await asyncio.gather(
-        across.run("echo", "x", **claimed),
-        across.run("job", Job("x")),
+        across.run("echo", "planted-x", **claimed),
+        across.run("job", Job("planted-x")),
     )
-    assert (echoed.result, done.result, done.asynchronous) == ("x", "done: x", True)
+    assert (echoed.result, done.result, done.asynchronous) == ("planted-x", "done: planted-x", True)
     calls = across.calls()
     assert {call.operation for call in calls} == {"echo", "job"}
     for call in calls:
@@ -311,7 +315,7 @@ async def completions(gateway: Gateway, endpoint: str) -> float:
 
 async def fails(across: Across, type: str) -> None:
     """An operation ends at once, as one that cannot be retried, and reaches no handler."""
-    outcome = await across.run("echo", "x")
+    outcome = await across.run("echo", "planted-x")
     told = outcome.cause("HandlerError")
     assert (told["type"], told["retryable"]) == (type, False), outcome
     assert across.calls() == []
@@ -346,7 +350,7 @@ async def test_a_sidecar_shows_a_new_token_as_soon_as_its_file_has_it(newest: La
     files.replace(token=issuer.service_account("shop", "orders"))
     while await reloads(across.near) == before:
         await asyncio.sleep(0.05)
-    assert (await across.run("echo", "x")).result == "x"
+    assert (await across.run("echo", "planted-x")).result == "planted-x"
 
 
 async def test_without_the_right_credential_an_operation_fails_for_good(newest: Lane, gateways: Gateways) -> None:

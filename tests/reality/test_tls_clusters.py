@@ -97,12 +97,12 @@ listen:
 async def test_operations_of_every_kind_cross_two_gateways_and_mutual_tls(newest: Lane, gateways: Gateways) -> None:
     between = await Between(newest, gateways).start()
     echoed, done, failed, canceled = await asyncio.gather(
-        between.run("echo", "x"),
-        between.run("job", Job("x")),
+        between.run("echo", "planted-x"),
+        between.run("job", Job("planted-x")),
         between.run("operation_error", "failed"),
-        between.run("job", Job("x", then="wait"), cancel="wait_completed"),
+        between.run("job", Job("planted-x", then="wait"), cancel="wait_completed"),
     )
-    assert (echoed.result, done.result, done.asynchronous) == ("x", "done: x", True)
+    assert (echoed.result, done.result, done.asynchronous) == ("planted-x", "done: planted-x", True)
     assert failed.cause("ApplicationError")["message"] == "ended as failed"
     assert "CancelledError" in canceled.kinds
     # 4 starts and a cancel went all the way, and 2 completions came back.
@@ -118,7 +118,7 @@ async def test_both_gateways_change_their_certificates_while_operations_cross(ne
 
     async def go_on(outcomes: list[Outcome]) -> None:
         while True:
-            outcomes.append(await between.run("echo", "x"))
+            outcomes.append(await between.run("echo", "planted-x"))
 
     outcomes: list[Outcome] = []
     callers = [asyncio.create_task(go_on(outcomes)) for _ in range(4)]
@@ -138,7 +138,7 @@ async def test_both_gateways_change_their_certificates_while_operations_cross(ne
         for task in callers:
             task.cancel()
         await asyncio.gather(*callers, return_exceptions=True)
-    assert [outcome for outcome in outcomes if outcome.result != "x"] == []
+    assert [outcome for outcome in outcomes if outcome.result != "planted-x"] == []
     for gateway in (between.near, between.far):
         metrics = await asyncio.to_thread(gateway.metrics)
         assert metrics.sum("nexus_gateway_failures_total") == 0, metrics.text

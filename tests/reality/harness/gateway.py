@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import planted
 from .http import Answer, Metrics, probe, send
 from .processes import ROOT, Child, scratch_folder
 
 _ADDRESS = re.compile(r"(data|admin) port listening.*?address=\"?([\d.]+:\d+)")
+_PAGES = ("/healthz", "/readyz", "/metrics", "/endpoints", "/breakers", "/parked", "/.well-known/jwks.json")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -40,10 +43,22 @@ class Gateway:
             self.command += ["--listen", listen]
         for url in clusters:
             self.command += ["--cluster", url]
-        if config:
-            self.command += ["--config", str(config)]
+        self._logs: list[Path] = []
+        self._config = self._with_logs(config) if planted.watching else config
+        if self._config:
+            self.command += ["--config", str(self._config)]
         self.address = self.admin = ""
         self._child: Child | None = None
+
+    def _with_logs(self, config: Path | None) -> Path:
+        """A folder with this file, whatever becomes of it, and one that has all logs written."""
+        folder, logs = scratch_folder("config"), scratch_folder("logs")
+        self._logs = [logs / "access.log", logs / "audit.log"]
+        access, audit = self._logs
+        (folder / "log.yaml").write_text(f"log: {{ level: debug, access_log: {access}, audit_log: {audit} }}\n")
+        if config:
+            (folder / config.name).symlink_to(config)
+        return folder
 
     @property
     def url(self) -> str:
@@ -103,14 +118,46 @@ class Gateway:
 
     def wait(self) -> int:
         assert self._child is not None
-        return self._child.wait()
+        status = self._child.wait()
+        self._look()
+        return status
 
     def kill(self) -> None:
         """SIGKILL: it gets no chance to finish anything. It can be started again."""
         assert self._child is not None
         self._child.signal(signal.SIGKILL)
         self._child.wait()
+        self._look()
 
     def stop(self) -> int:
         """SIGTERM, and the exit status."""
-        return self._child.stop() if self._child else 0
+        if self._child is None:
+            return 0
+        if planted.watching and self.running():
+            self._look_at_pages()
+        status = self._child.stop()
+        self._look()
+        return status
+
+    # --- the look for planted secrets ---
+
+    def _look_at_pages(self) -> None:
+        for page in _PAGES:
+            if answer := probe(f"http://{self.admin}{page}"):
+                planted.look(f"{page} of {self.command}", f"{answer.headers} {answer.body.decode(errors='replace')}")
+        if not self._config:
+            return
+        defined = probe(f"http://{self.admin}/endpoints")
+        names = [entry["name"] for entry in defined.json()["endpoints"]] if defined and defined.status == 200 else []
+        for asked in (["check"], *(["resolve", name] for name in names[:1])):
+            command = [str(binary()), *asked, "--config", str(self._config)]
+            said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            planted.look(str(command), said.stdout + said.stderr)
+
+    def _look(self) -> None:
+        """At all logs, once it has ended."""
+        if planted.watching:
+            planted.look(f"the log of {self.command}", self.output())
+            for log in self._logs:
+                if log.exists():
+                    planted.look(f"the {log.stem} log of {self.command}", log.read_text(errors="replace"))

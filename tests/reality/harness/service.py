@@ -18,6 +18,8 @@ from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import UnsandboxedWorkflowRunner, Worker
 
+from .planted import note
+
 SERVICE = "RealityService"
 ODD_SERVICE = "Sérvice of 100% odd+names"
 ODD_OPERATION = "an operation: ünusual; a=b&c"
@@ -63,6 +65,7 @@ class Journal:
             call.request_id = context.request_id
             call.callback_url = context.callback_url
             call.callback_headers = dict(context.callback_headers)
+            note(*call.callback_headers.values(), (call.callback_url or "").rpartition("/")[2])
             call.links = [(link.type, link.url) for link in context.inbound_links]
         else:
             call.method = "cancel"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .certificates import openssl
+from .planted import note_key, note_token
 from .processes import scratch_folder
 
 
@@ -30,6 +31,7 @@ class Issuer:
         self._folder = scratch_folder("issuer")
         self._key_id, self._key = key_id, self._folder / "key.pem"
         openssl("genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", str(self._key))
+        note_key(self._key)
 
     def key_set(self) -> Path:
         """A file with the public key (RFC 7517)."""
@@ -49,7 +51,8 @@ class Issuer:
 
     def unsigned(self, namespace: str, name: str) -> str:
         """One that asks to be believed for its own sake."""
-        return f"{_part({'alg': 'none', 'typ': 'JWT', 'kid': self._key_id})}.{_part(self._claims(namespace, name))}."
+        header = {"alg": "none", "typ": "JWT", "kid": self._key_id}
+        return note_token(f"{_part(header)}.{_part(self._claims(namespace, name))}.")
 
     def _claims(self, namespace: str, name: str, lasts: int = 600) -> dict[str, Any]:
         now = int(time.time())
@@ -67,4 +70,4 @@ class Issuer:
         (self._folder / "told").write_text(told)
         signature = self._folder / "signature"
         openssl("dgst", "-sha256", "-sign", str(self._key), "-out", str(signature), str(self._folder / "told"))
-        return f"{told}.{_encoded(signature.read_bytes())}"
+        return note_token(f"{told}.{_encoded(signature.read_bytes())}")
