@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from experiments.abuse import PATH
-from experiments.setting import configuration
 from harness.certificates import Authority, Issued, Mounted
-from harness.gateway import Gateway
+from harness.gateway import Gateway, configuration
 from harness.polite import Polite
 from harness.stub import RESULT, start_stub
 

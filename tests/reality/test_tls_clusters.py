@@ -8,10 +8,9 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from experiments.setting import configuration
 from harness.caller import Outcome, Plan, call
 from harness.certificates import Authority, Mounted
-from harness.gateway import Gateway
+from harness.gateway import Gateway, configuration
 from harness.processes import free_port
 from harness.service import Job
 from harness.world import HANDLER_QUEUE, Lane

@@ -19,14 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.columns import Busy, percentile, seconds, table
-from harness.gateway import Gateway
+from harness.gateway import Gateway, configuration
 from harness.http import Metrics
 from harness.polite import Polite, Timed
 from harness.processes import Child
 from harness.stub import REALITY, RESULT, start_stub
 
 from .attacks import ATTACKS, ATTACKS2, PATH
-from .setting import configuration, script
+from .setting import script
 
 SIZES = {"idle": 10_000, "slow-heads": 500, "slow-bodies": 500, "slow-reads": 100, "gzip-bombs": 20, "flood": 50, "zero-windows": 5}
 """Connections of an attack where it is not the usual number."""

@@ -22,12 +22,12 @@ from dataclasses import dataclass, field
 from harness.calls import Operation, RawAnswer, RawCalls, calls_of, successes
 from harness.cluster import NEWEST, VERSIONS
 from harness.columns import Attempts, Busy, latency_rows, table
-from harness.gateway import Gateway
+from harness.gateway import Gateway, configuration
 from harness.parking import ParkingGateway, parking_rows
 from harness.service import Trouble
 from harness.world import HANDLER_QUEUE, Site
 
-from .setting import PARKED, WITH, WITHOUT, configuration, failures_row, script, two_sites
+from .setting import PARKED, WITH, WITHOUT, failures_row, script, two_sites
 
 HEALTHY, FAILING = "echo", "handler_error"
 ALWAYS = Trouble("INTERNAL", tries=10**9)

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 
 from harness.calls import Calls, Operation, successes
 from harness.columns import Attempts, Busy, latency_rows, table
-from harness.gateway import Gateway
+from harness.gateway import Gateway, configuration
 from harness.world import HANDLER_QUEUE, Site
 
-from .setting import configuration, failures_row, script, two_sites
+from .setting import failures_row, script, two_sites
 
 SHAPED, REFUSED = "with shaping", "without (429 at once)"
 MAX_WAIT = {SHAPED: "7500ms", REFUSED: "0s"}

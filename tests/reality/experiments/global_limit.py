@@ -9,10 +9,9 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 
 from harness.calls import RawAnswer, RawCalls
-from harness.gateway import Gateway
+from harness.gateway import Gateway, configuration
 from harness.redis import Redis
 
-from .setting import configuration
 
 NAME = "shared"
 

@@ -13,12 +13,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from harness.certificates import Authority
-from harness.gateway import Gateway
+from harness.gateway import Gateway, configuration
 from harness.processes import ROOT
 from harness.stub import start_stub
 
 from .attacks import PATH
-from .setting import configuration, script
+from .setting import script
 
 CLEAR, TLS = "in the clear", "over TLS"
 

@@ -24,12 +24,12 @@ from types import MappingProxyType
 from harness.calls import Operation, calls_of, successes
 from harness.cluster import NEWEST, VERSIONS
 from harness.columns import Attempts, Busy, latency_rows, percentile, seconds, table
-from harness.gateway import Gateway
+from harness.gateway import Gateway, configuration
 from harness.parking import ParkingGateway, parking_rows
 from harness.relay import WAYS, Relay
 from harness.world import HANDLER_QUEUE, Site
 
-from .setting import PARKED, WITH, WITHOUT, configuration, failures_row, gateway_rows, script, two_sites
+from .setting import PARKED, WITH, WITHOUT, failures_row, gateway_rows, script, two_sites
 
 POLICIES = """
 policies:

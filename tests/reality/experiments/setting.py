@@ -10,7 +10,6 @@ import traceback
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from temporalio.client import Client
@@ -20,7 +19,7 @@ from harness.caller import caller_worker
 from harness.cluster import NEWEST, Cluster
 from harness.gateway import binary
 from harness.http import Metrics
-from harness.processes import alive, end_on_signals, scratch_folder, stop_everything
+from harness.processes import alive, end_on_signals, stop_everything
 from harness.service import Journal, handler_worker
 from harness.world import HANDLER_QUEUE, Site
 
@@ -48,13 +47,6 @@ async def two_sites(version: str = NEWEST) -> AsyncIterator[tuple[Site, Site]]:
         await stack.enter_async_context(caller_worker(sites[0].client))
         await stack.enter_async_context(handler_worker(sites[1].client, HANDLER_QUEUE, sites[1].journal))
         yield sites[0], sites[1]
-
-
-def configuration(text: str) -> Path:
-    """A gateway's configuration file with this text."""
-    file = scratch_folder("config") / "gateway.yaml"
-    file.write_text(text)
-    return file
 
 
 def gateway_rows(metrics: Metrics, *endpoints: str) -> dict[str, str]:

@@ -26,6 +26,13 @@ def binary() -> Path:
     return path
 
 
+def configuration(text: str) -> Path:
+    """A gateway's configuration file with this text."""
+    file = scratch_folder("config") / "gateway.yaml"
+    file.write_text(text)
+    return file
+
+
 class Gateway:
     """`nexus-gateway run` with the given flags. Ports and state folder are its own unless said otherwise."""
 
