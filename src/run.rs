@@ -194,7 +194,12 @@ impl Running {
         self.park(&settings).await
     }
 
+    /// In an order in which nobody gets in who does not get in before or after: listeners first, so that connections end
+    /// whose terms do, and new ones only when all the rest is in force, too.
     fn put_in_force(&self, settings: &Settings, data: Vec<Bound>, completions: Option<Completions>) {
+        let _pause = self.server.pause();
+        let guarded = settings.authentication.is_some() || settings.authorization.is_some();
+        self.server.configure(settings.server.clone(), guarded, data);
         if let Some(completions) = completions {
             self.gateway.complete_by(completions);
         }
@@ -207,8 +212,6 @@ impl Running {
         self.router.configure(Plan { signer: settings.callers.clone(), ..plan });
         self.registry.configure(&settings.clusters, settings.endpoints.clone());
         self.note_expiries(settings);
-        let guarded = settings.authentication.is_some() || settings.authorization.is_some();
-        self.server.configure(settings.server.clone(), guarded, data);
     }
 
     /// In an order in which nobody who may come in before and after is turned away between: rules hold only once callers

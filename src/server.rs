@@ -39,6 +39,7 @@ mod worker;
 
 use connection::Speaks;
 use cuts::{Conduct, Cuts};
+use drain::Lessor;
 use handshake::Handshakes;
 pub use http2::Http2Settings;
 use places::{Place, Places};
@@ -149,6 +150,17 @@ pub struct Server {
     shared: Arc<Shared>,
     listeners: Mutex<HashMap<SocketAddr, Listener>>,
     threads: Vec<std::thread::JoinHandle<()>>,
+    /// Whether connections that come are taken, or wait.
+    accepting: watch::Sender<bool>,
+}
+
+/// While this lives, connections that come wait.
+pub struct Pause<'a>(&'a watch::Sender<bool>);
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(true);
+    }
 }
 
 /// What listeners and workers have in common.
@@ -186,6 +198,8 @@ struct Terms {
     tls: Option<ServerTls>,
     /// Whether HTTP/2 is spoken, besides HTTP/1.1.
     http2: bool,
+    /// Goes on where a change of the terms does not matter to those who were let in before.
+    lessor: Arc<Lessor>,
 }
 
 /// A listener that is ready, but not in force yet.
@@ -215,7 +229,8 @@ impl Server {
         let (turn, open) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)));
         let (places, cuts) = (Arc::default(), Arc::default());
         let shared = Shared { settings, handshakes, telemetry, inboxes, turn, open, places, cuts };
-        Ok(Self { shared: Arc::new(shared), listeners: Mutex::default(), threads })
+        let accepting = watch::Sender::new(true);
+        Ok(Self { shared: Arc::new(shared), listeners: Mutex::default(), threads, accepting })
     }
 
     /// Makes ready what `wanted` asks for, all or nothing: binds what is not bound yet.
@@ -230,8 +245,15 @@ impl Server {
         wanted.iter().map(|settings| ready(settings).map_err(|error| (settings.address, error))).collect()
     }
 
+    /// Lets connections that come wait.
+    pub fn pause(&self) -> Pause<'_> {
+        self.accepting.send_replace(false);
+        Pause(&self.accepting)
+    }
+
     /// From now on accepts at exactly those that are `bound`, under `settings`. Connections that are open stay as they
-    /// are. `guarded` is whether the gateway asks who calls.
+    /// are, but for those whose listener is gone, or now lets others in than before: they end after the requests that
+    /// are in flight. `guarded` is whether the gateway asks who calls.
     pub fn configure(&self, settings: ServerSettings, guarded: bool, bound: Vec<Bound>) {
         let max_handshakes = settings.max_handshakes_per_peer;
         if self.shared.handshakes.load().max() != max_handshakes {
@@ -263,7 +285,8 @@ impl Server {
         let (trust, tls) = (settings.trust, settings.tls.is_some());
         tracing::info!(address = %bound, ?trust, tls, "data port listening");
         let terms = Arc::new(ArcSwap::from_pointee(terms));
-        let task = tokio::spawn(accept(Arc::clone(&self.shared), socket, Arc::clone(&terms)));
+        let task =
+            tokio::spawn(accept(Arc::clone(&self.shared), socket, Arc::clone(&terms), self.accepting.subscribe()));
         Some(Listener { settings: settings.clone(), terms, bound, warning: None, task: task.abort_handle() })
     }
 
@@ -332,7 +355,19 @@ fn terms(settings: &ListenerSettings, before: Option<&Listener>) -> io::Result<T
         (None, Some(tls)) => Some(ServerTls::new(tls, protocols).map_err(io::Error::other)?),
         (None, None) => None,
     };
-    Ok(Terms { trust: settings.trust, tls, http2: settings.http2 })
+    let lessor = before.filter(|before| may_stay(&before.settings, settings));
+    let lessor = lessor.map_or_else(|| Arc::new(Lessor::new()), |before| Arc::clone(&before.terms.load().lessor));
+    Ok(Terms { trust: settings.trust, tls, http2: settings.http2, lessor })
+}
+
+/// Whether who was let in before is let in, and trusted as much, now.
+fn may_stay(before: &ListenerSettings, now: &ListenerSettings) -> bool {
+    let is_as_safe = match (&before.tls, &now.tls) {
+        (_, None) => true,
+        (None, Some(_)) => false,
+        (Some(before), Some(now)) => before.clients == now.clients && (before.only_tls13 || !now.only_tls13),
+    };
+    before.trust == now.trust && is_as_safe
 }
 
 fn strangers(settings: &ListenerSettings) -> &'static str {
@@ -353,10 +388,17 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-async fn accept(shared: Arc<Shared>, socket: TcpListener, terms: Arc<ArcSwap<Terms>>) {
+async fn accept(
+    shared: Arc<Shared>,
+    socket: TcpListener,
+    terms: Arc<ArcSwap<Terms>>,
+    mut accepting: watch::Receiver<bool>,
+) {
     loop {
         match socket.accept().await {
             Ok((stream, peer)) => {
+                // Who tells is gone only together with its listeners.
+                let _ = accepting.wait_for(|accepting| *accepting).await;
                 let terms = terms.load();
                 shared.deal(stream, Peer::connected(peer, terms.trust), &terms);
             }
@@ -391,7 +433,15 @@ impl Shared {
             Ok(stream) => {
                 let (cuts, telemetry) = (Arc::clone(&self.cuts), Arc::clone(&self.telemetry));
                 let conduct = Conduct::new(address, settings.max_cuts_per_peer, cuts, telemetry);
-                let accepted = Accepted { stream, peer, security, settings: Arc::clone(&settings), conduct, open };
+                let accepted = Accepted {
+                    stream,
+                    peer,
+                    security,
+                    settings: Arc::clone(&settings),
+                    conduct,
+                    lease: terms.lessor.lease(),
+                    open,
+                };
                 let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.inboxes.len();
                 // A worker that is gone has its inbox closed; the connection is then dropped, which closes it.
                 let _ = self.inboxes[turn].send(accepted);

@@ -5,6 +5,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue};
@@ -95,7 +96,7 @@ impl Connection {
         let (layer, refusals) = Guard::new(Limits { max_head, max_headers, max_uri });
         let stream = Layered { stream, layer };
         let (peer, served) = (Arc::new(peer), AtomicUsize::new(0));
-        let max_requests = settings.max_requests_per_connection;
+        let ServerSettings { max_requests_per_connection: max_requests, grace, .. } = *settings;
         let service = service_fn(move |request: Request<Incoming>| {
             let (gateway, peer) = (Arc::clone(&gateway), Arc::clone(&peer));
             let beat = Beat::begin(&pulse);
@@ -121,7 +122,8 @@ impl Connection {
             builder.max_headers(max_headers);
         }
         let connection = builder.serve_connection(TokioIo::new(stream), service);
-        until_done(connection, watcher.enough(), http1::Connection::graceful_shutdown).await
+        let spent = std::future::pending();
+        until_done(connection, watcher, spent, grace, http1::Connection::graceful_shutdown).await
     }
 
     async fn http2<S>(self, stream: S, watcher: &mut Watcher) -> hyper::Result<()>
@@ -134,7 +136,7 @@ impl Connection {
         let stream = Layered { stream, layer };
         let builder = http2::builder(&settings, &telemetry);
         let peer = Arc::new(peer);
-        let (served, spent) = (AtomicUsize::new(0), Arc::new(Notify::new()));
+        let (served, spent, grace) = (AtomicUsize::new(0), Arc::new(Notify::new()), settings.grace);
         let tell_spent = Arc::clone(&spent);
         let service = service_fn(move |mut request: Request<Incoming>| {
             let (gateway, peer) = (Arc::clone(&gateway), Arc::clone(&peer));
@@ -152,13 +154,8 @@ impl Connection {
             }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
-        let enough = async {
-            tokio::select! {
-                () = watcher.enough() => {}
-                () = spent.notified() => {}
-            }
-        };
-        let ended = until_done(connection, enough, hyper::server::conn::http2::Connection::graceful_shutdown).await;
+        let end = hyper::server::conn::http2::Connection::graceful_shutdown;
+        let ended = until_done(connection, watcher, spent.notified(), grace, end).await;
         if let Some(reason) = ended.as_ref().err().and_then(http2::cut_for) {
             conduct.cut(reason);
         }
@@ -166,15 +163,29 @@ impl Connection {
     }
 }
 
-/// Runs a connection to its end, and tells it by `end` to begin nothing more when it is enough.
-async fn until_done<C: Future>(connection: C, enough: impl Future<Output = ()>, end: fn(Pin<&mut C>)) -> C::Output {
+/// Runs a connection to its end, and tells it by `end` to begin nothing more when it is `spent` or `watcher` says so. On
+/// terms that hold no more it has so much `grace`, whatever its caller makes of what it is told.
+async fn until_done<C: Future<Output = hyper::Result<()>>>(
+    connection: C,
+    watcher: &mut Watcher,
+    spent: impl Future<Output = ()>,
+    grace: Duration,
+    end: fn(Pin<&mut C>),
+) -> hyper::Result<()> {
     let mut connection = pin!(connection);
     tokio::select! {
+        // First what came already: the last bytes before it was told may be a request, which is answered, too.
         biased;
         done = &mut connection => return done,
-        () = enough => end(connection.as_mut()),
+        () = watcher.enough() => {}
+        () = spent => {}
     }
-    connection.await
+    end(connection.as_mut());
+    tokio::select! {
+        biased;
+        done = &mut connection => done,
+        () = watcher.is_late(grace) => Ok(()),
+    }
 }
 
 /// An answer's body; its connection is busy as long as it lives.

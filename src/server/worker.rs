@@ -12,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::connection::{Connection, Speaks};
 use super::cuts::Conduct;
-use super::drain::{Drain, Watcher};
+use super::drain::{Drain, Lease, Watcher};
 use super::handshake::{self, Handshakes, Turns};
 use super::pulse::{Patience, Pulse, Ticks};
 use super::{OpenConnection, Phase, ServerSettings};
@@ -31,6 +31,7 @@ pub(super) struct Accepted {
     pub(super) security: Security,
     pub(super) settings: Arc<ServerSettings>,
     pub(super) conduct: Conduct,
+    pub(super) lease: Lease,
     pub(super) open: OpenConnection,
 }
 
@@ -97,7 +98,7 @@ impl Worker {
     }
 
     fn serve(&mut self, accepted: Accepted, connections: &Drain) {
-        let Accepted { stream, peer, security, settings, conduct, open } = accepted;
+        let Accepted { stream, peer, security, settings, conduct, lease, open } = accepted;
         let stream = match TcpStream::from_std(stream).and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
             Ok(stream) => stream,
             Err(error) => return tracing::debug!(%error, "a connection was lost before its first request"),
@@ -112,7 +113,7 @@ impl Worker {
             conduct: Arc::new(conduct),
             pulse: Arc::clone(&pulse),
         };
-        let watcher = connections.watcher();
+        let watcher = connections.watcher(lease);
         let task = match security {
             Security::Cleartext(speaks) => tokio::spawn(async move {
                 let _open = open;

@@ -199,6 +199,29 @@ async fn after_so_many_requests_the_caller_is_told_to_open_another_connection() 
 }
 
 #[tokio::test]
+async fn who_was_let_in_on_other_terms_is_told_to_go_after_what_it_asked_for() {
+    let gate = Gate::new();
+    let handler = Handler::acting(vec![Act::Wait(gate.clone()), ok().into()]);
+    let mut settings = speaking(&handler);
+    let gateway = Gateway::start(settings.clone()).await;
+    let mut caller = Http2::connect(gateway.data()).await;
+    let call = tokio::spawn(async move {
+        let answer = caller.call(start().body(()).expect("a request"), "{}").await;
+        (answer, caller)
+    });
+    handler.wait_for(1).await;
+    let idle = Http2::connect(gateway.data()).await;
+    gateway.counts("nexus_gateway_connections", &[], 2.0).await;
+    settings.listen[0].trust = nexus_gateway::admission::Trust::Untrusted;
+    gateway.running.apply(settings).await.expect("it can be applied");
+    idle.closed().await;
+    gate.open();
+    let (answer, caller) = call.await.expect("it ends");
+    assert_eq!(answer.expect("an answer").0, 200);
+    caller.closed().await;
+}
+
+#[tokio::test]
 async fn a_drain_lets_requests_end_and_begins_no_more() {
     let gate = Gate::new();
     let handler = Handler::acting(vec![Act::Wait(gate.clone()), ok().into()]);

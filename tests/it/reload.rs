@@ -74,8 +74,48 @@ async fn a_request_in_flight_ends_as_it_began() {
     let moved = Settings { listen: vec![listener(elsewhere())], ..settings() };
     gateway.running.apply(moved).await.expect("it can be applied");
     gate.open();
-    assert_eq!(caller.answer().await.status(), 200);
-    ABSENT.assert_is(&caller.call(&start("pay")).await, "the next one on the same connection");
+    let answer = caller.answer().await;
+    assert_eq!((answer.status(), answer.header("connection")), (200, Some("close")), "its listener is gone");
+    caller.closed().await;
+}
+
+#[tokio::test]
+async fn who_was_let_in_on_other_terms_is_let_go() {
+    let gate = Gate::new();
+    let handler = Handler::acting(vec![Act::Wait(gate.clone()), ok().into()]);
+    let mut settings = leading_to(&handler);
+    settings.listen.push(listener(elsewhere()));
+    let gateway = Gateway::start(settings.clone()).await;
+    let other = *gateway.running.data_addresses().last().expect("there are two");
+    let (mut busy, idle, silent) = (gateway.connect().await, gateway.connect().await, gateway.connect().await);
+    let mut elsewhere = Caller::connect(other).await;
+    busy.send(start("pay").bytes()).await;
+    handler.wait_for(1).await;
+    gateway.counts("nexus_gateway_connections", &[], 4.0).await;
+    settings.listen[0].trust = Trust::Untrusted;
+    gateway.running.apply(settings).await.expect("it can be applied");
+    idle.closed().await;
+    silent.closed().await;
+    gate.open();
+    let answer = busy.answer().await;
+    assert_eq!((answer.status(), answer.header("connection")), (200, Some("close")), "what is in flight is answered");
+    busy.closed().await;
+    assert_eq!(elsewhere.call(&start("pay")).await.status(), 200, "the other listener is as it was");
+}
+
+#[tokio::test]
+async fn who_does_not_go_is_cut_when_its_grace_is_over() {
+    let handler = Handler::acting(vec![Act::Stall]);
+    let mut settings = leading_to(&handler);
+    settings.server.grace = std::time::Duration::from_millis(100);
+    let gateway = Gateway::start(settings.clone()).await;
+    let mut stuck = gateway.connect().await;
+    stuck.send(start("pay").bytes()).await;
+    handler.wait_for(1).await;
+    settings.listen[0].trust = Trust::Untrusted;
+    gateway.running.apply(settings).await.expect("it can be applied");
+    stuck.closed().await;
+    gateway.counts("nexus_gateway_requests_in_flight", &[], 0.0).await;
 }
 
 #[tokio::test]
