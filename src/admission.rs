@@ -1,7 +1,7 @@
 //! Who is asking, and may they? A later stage can only be reached with the [`Caller`] and the
 //! [`Authorized`] that this one hands out.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::tls::PeerCertificate;
@@ -114,5 +114,13 @@ impl Caller {
     /// Whether it may steer priority and forwarding inside Temporal.
     pub fn may_steer(&self) -> bool {
         self.trust == Trust::Trusted
+    }
+}
+
+/// Who counts as one peer: an address; of IPv6 the network of 64 bits, all of which one host may use.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        v4 @ IpAddr::V4(_) => v4,
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::places::network;
+use crate::admission::network;
 use crate::telemetry::Telemetry;
 
 /// How many seconds' worth of cuts may come at once, and how many more are held against who goes on.

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::places::network;
+use crate::admission::network;
 use crate::telemetry::Handshake;
 use crate::telemetry::Telemetry;
 use crate::tls::{Accepted, ServerTls};

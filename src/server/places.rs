@@ -1,8 +1,10 @@
 //! How many connections one peer has: no one takes all that there are.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::admission::network;
 
 /// Connections by peer; those without any are not in it.
 #[derive(Default)]
@@ -37,14 +39,6 @@ impl Drop for Place {
                 places.remove(&self.peer);
             }
         }
-    }
-}
-
-/// Who shares places: an address; of IPv6 the network of 64 bits, all of which one host may use.
-pub(super) fn network(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
