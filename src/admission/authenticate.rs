@@ -6,7 +6,9 @@
 //! wrong pass.
 
 use std::borrow::Cow;
+use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
 
@@ -19,6 +21,7 @@ mod jwks;
 mod jwt;
 mod pattern;
 mod shown;
+mod wrong;
 
 pub use api_key::{ApiKey, ApiKeySettings, NewApiKey};
 pub use certificate::{CertificateRule, Field};
@@ -33,8 +36,12 @@ use shown::{Shown, read, shown};
 /// Longest name of a caller, in bytes.
 pub const MAX_NAME: usize = 256;
 
+/// How many signatures from one peer may turn out wrong in a second by default. With the usual kinds of keys that is less
+/// than a hundredth of one processor's time.
+const WRONG_PER_PEER: NonZeroU32 = NonZeroU32::new(100).unwrap();
+
 /// By what callers are known. Something is configured in it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthenticationSettings {
     /// Client certificates, by the first rule that fits. None: they name nobody.
     pub certificates: Vec<CertificateRule>,
@@ -42,6 +49,14 @@ pub struct AuthenticationSettings {
     pub api_keys: Option<ApiKeySettings>,
     /// Issuers of tokens.
     pub jwt: Vec<JwtSettings>,
+    /// How many signatures of tokens from one peer may turn out wrong in a second; none: any number.
+    pub max_wrong_per_peer: Option<NonZeroU32>,
+}
+
+impl Default for AuthenticationSettings {
+    fn default() -> Self {
+        Self { certificates: Vec::new(), api_keys: None, jwt: Vec::new(), max_wrong_per_peer: Some(WRONG_PER_PEER) }
+    }
 }
 
 /// Finds out who sends a request.
@@ -77,6 +92,13 @@ pub enum Denied {
         /// Why not.
         why: Cow<'static, str>,
     },
+    /// Too much that its peer showed was wrong, for it to be looked at now.
+    TooMany {
+        /// What was shown.
+        how: How,
+        /// When it is.
+        retry_after: Duration,
+    },
 }
 
 impl Denied {
@@ -87,7 +109,7 @@ impl Denied {
     /// What was shown.
     pub fn how(&self) -> How {
         match self {
-            Self::Wrong { how, .. } | Self::Unavailable { how, .. } => *how,
+            Self::Wrong { how, .. } | Self::Unavailable { how, .. } | Self::TooMany { how, .. } => *how,
         }
     }
 
@@ -95,6 +117,7 @@ impl Denied {
     pub fn why(&self) -> &str {
         match self {
             Self::Wrong { why, .. } | Self::Unavailable { why, .. } => why,
+            Self::TooMany { .. } => "too many of its peer's were wrong",
         }
     }
 }
@@ -106,7 +129,7 @@ impl Authentication {
         Self {
             certificates: settings.certificates.clone(),
             api_keys: ApiKeys::new(settings.api_keys.iter().flat_map(|settings| &settings.keys)),
-            tokens: Tokens::new(&settings.jwt, before.map(|before| &before.tokens)),
+            tokens: Tokens::new(settings, before.map(|before| &before.tokens)),
             places: places(settings),
         }
     }
@@ -118,7 +141,7 @@ impl Authentication {
         let owner = self.owner(peer)?;
         let mut sender = None;
         for place in &self.places {
-            let shown = self.identify(place, headers).await?;
+            let shown = self.identify(place, peer, headers).await?;
             sender = sender.or(shown);
         }
         Ok(sender.or(owner).map_or_else(|| Caller::anonymous(peer), |identity| Caller::known(peer, identity)))
@@ -138,16 +161,16 @@ impl Authentication {
             let mut others = Vec::new();
             for line in headers.get_all(&place.header) {
                 let identified = match read(line, &place.header, place.how()) {
-                    Ok(text) => self.identify_text(place, text).await,
+                    Ok(text) => self.identify_text(place, peer, text).await,
                     Err(denied) => Err(denied),
                 };
                 match identified {
                     Ok(identity) => sender = sender.or(Some(identity)),
-                    Err(denied @ Denied::Unavailable { .. }) => return Err(denied),
-                    Err(denied) => {
+                    Err(denied @ Denied::Wrong { .. }) => {
                         wrong.get_or_insert(denied);
                         others.push(line.clone());
                     }
+                    Err(denied) => return Err(denied),
                 }
             }
             headers.remove(&place.header);
@@ -169,17 +192,21 @@ impl Authentication {
     }
 
     /// Who is known by the header of `place`.
-    async fn identify(&self, place: &Place, headers: &HeaderMap) -> Result<Option<Arc<Identity>>, Denied> {
+    async fn identify(&self, place: &Place, peer: &Peer, headers: &HeaderMap) -> Result<Option<Arc<Identity>>, Denied> {
         match shown(headers, &place.header, place.how())? {
             Shown::Nothing => Ok(None),
-            Shown::Text(text) => self.identify_text(place, text).await.map(Some),
+            Shown::Text(text) => self.identify_text(place, peer, text).await.map(Some),
         }
     }
 
     /// Who is known by a text at `place`. Where it may be either, its form says which it is.
-    async fn identify_text(&self, place: &Place, text: &str) -> Result<Arc<Identity>, Denied> {
+    async fn identify_text(&self, place: &Place, peer: &Peer, text: &str) -> Result<Arc<Identity>, Denied> {
         let token = place.tokens && (!place.keys || is_token(text));
-        if token { self.tokens.identify(&place.header, text).await } else { self.api_keys.identify(text) }
+        if token {
+            self.tokens.identify(peer.address.ip(), &place.header, text).await
+        } else {
+            self.api_keys.identify(text)
+        }
     }
 
     /// How it stands with the keys of tokens that are fetched.

@@ -7,6 +7,9 @@ use crate::admission::authenticate::Denied;
 use crate::admission::{Authentication, Caller, How, Peer};
 use crate::response::{Failure, Reason};
 
+/// The bound's setting.
+const WRONG_PER_PEER: &str = "authentication.max_wrong_per_peer";
+
 impl Gateway {
     /// Finds out who the caller is, and takes what shows it out of the head.
     ///
@@ -52,7 +55,11 @@ impl Gateway {
     }
 
     fn note_denied(&self, peer: &Peer, denied: &Denied) {
-        let result = if matches!(denied, Denied::Wrong { .. }) { "wrong" } else { "unavailable" };
+        let result = match denied {
+            Denied::Wrong { .. } => "wrong",
+            Denied::Unavailable { .. } => "unavailable",
+            Denied::TooMany { .. } => "too_many_wrong",
+        };
         let (how, why) = (denied.how().name(), denied.why());
         self.telemetry.count_authentication(how, result);
         tracing::debug!(peer = %peer.address, how, why, "a caller is not who it says, or nobody can tell");
@@ -65,6 +72,10 @@ impl Gateway {
             Denied::Unavailable { .. } => {
                 let message = "the credential cannot be checked at present";
                 Failure::new(Reason::AuthenticationUnavailable, message)
+            }
+            Denied::TooMany { retry_after, .. } => {
+                let why = "too many credentials from this address were wrong";
+                Failure::refused(Reason::RateLimited, WRONG_PER_PEER, *retry_after, why)
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Authentication: who is let in as whom, and what becomes of the credential.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use http::HeaderName;
@@ -261,6 +262,37 @@ async fn a_token_says_who_calls_and_does_not_reach_the_handler() {
     gateway.running.apply(issuing(leading_to(&handler), &[&next])).await.expect("it can be applied");
     assert_unauthenticated(&caller.call(&with(&orders)).await);
     assert_eq!(caller.call(&with(&token(&next, "shop:orders"))).await.status(), 200);
+}
+
+#[tokio::test]
+async fn who_makes_tokens_up_is_turned_away_and_those_who_are_known_go_on() {
+    let (handler, signer, thief) = (Handler::answering(ok()), Signer::new("one", "ES256"), Signer::new("one", "ES256"));
+    let mut settings = issuing(leading_to(&handler), &[&signer]);
+    settings.authentication.as_mut().expect("it is configured").max_wrong_per_peer = NonZeroU32::new(1);
+    let gateway = Gateway::start(settings).await;
+    let mut caller = gateway.connect().await;
+    let with = |token: &str| start("pay").header("Authorization", token);
+    let known = token(&signer, "shop:orders");
+    assert_eq!(caller.call(&with(&known)).await.status(), 200);
+    let mut statuses = Vec::new();
+    while statuses.last() != Some(&429) && statuses.len() < 100 {
+        let answer = caller.call(&with(&token(&thief, &format!("shop:{}", statuses.len())))).await;
+        statuses.push(answer.status());
+        if answer.status() == 429 {
+            let marker = "rate_limited; rule=\"authentication.max_wrong_per_peer\"";
+            assert_eq!(answer.header("nexus-gateway-failure"), Some(marker));
+            assert_eq!(
+                (answer.header("nexus-request-retryable"), answer.header("retry-after")),
+                (Some("true"), Some("1"))
+            );
+        }
+    }
+    assert!(statuses.len() > 2 && statuses[..statuses.len() - 1].iter().all(|status| *status == 401), "{statuses:?}");
+    assert_eq!(caller.call(&with(&known)).await.status(), 200);
+    assert_eq!(handler.requests().len(), 2);
+    let labels = [("how", "jwt"), ("result", "too_many_wrong")];
+    gateway.counts("nexus_gateway_authentications_total", &labels, 1.0).await;
+    gateway.counts("nexus_gateway_failures_total", &[("reason", "rate_limited")], 1.0).await;
 }
 
 /// The same with keys from this URL.

@@ -2,8 +2,10 @@
 //!
 //! What a token says of itself chooses among what is configured, and adds nothing to it: the issuer its settings and keys,
 //! the algorithm one of those that its issuer uses. A token that was checked is remembered by its hash while it holds, so
-//! that a caller's next request costs no signature; one that is wrong is not, so that nobody can fill the memory.
+//! that a caller's next request costs no signature; one that is wrong is not, so that nobody can fill the memory. How many
+//! signatures from one peer are checked in vain is bounded.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +13,8 @@ use http::HeaderName;
 use moka::sync::Cache;
 
 use super::api_key::sha256;
-use super::{Denied, IdentityPattern, is_printable};
+use super::wrong::WrongOnes;
+use super::{AuthenticationSettings, Denied, IdentityPattern, is_printable};
 use crate::admission::{How, Identity};
 
 mod token;
@@ -27,8 +30,8 @@ const REMEMBERED: u64 = 10_000;
 /// How long a token is remembered at most.
 const REMEMBERED_FOR: Duration = Duration::from_secs(300);
 
-/// Keys that are tried for a token that does not say which one signed it.
-const MAX_TRIED: usize = 8;
+/// Keys that are tried for a token: all that it may be by, where it does not say which one signed it.
+const MAX_TRIED: usize = 4;
 
 /// An issuer whose tokens are believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +75,7 @@ impl ClaimPath {
 pub(super) struct Tokens {
     issuers: Vec<Issuer>,
     remembered: Cache<[u8; 32], Arc<Known>>,
+    wrong: WrongOnes,
 }
 
 struct Issuer {
@@ -100,6 +104,8 @@ enum Refusal {
     Wrong(&'static str),
     /// Its key may be one of those that cannot be fetched.
     Unavailable,
+    /// Its signature was not checked, and is not before so long.
+    TooMany(Duration),
 }
 
 impl From<&'static str> for Refusal {
@@ -109,9 +115,9 @@ impl From<&'static str> for Refusal {
 }
 
 impl Tokens {
-    /// What checks tokens of these issuers, and goes on with what was fetched and remembered before where that still holds.
-    pub(super) fn new(issuers: &[JwtSettings], before: Option<&Self>) -> Self {
-        let issuers: Vec<_> = issuers.iter().map(|settings| Issuer::new(settings, before)).collect();
+    /// What checks tokens by these settings, and goes on with what was fetched and remembered before where that still holds.
+    pub(super) fn new(settings: &AuthenticationSettings, before: Option<&Self>) -> Self {
+        let issuers: Vec<_> = settings.jwt.iter().map(|settings| Issuer::new(settings, before)).collect();
         let same = |before: &&Self| {
             before.issuers.iter().map(|issuer| &issuer.settings).eq(issuers.iter().map(|issuer| &issuer.settings))
         };
@@ -119,7 +125,10 @@ impl Tokens {
             || Cache::builder().max_capacity(REMEMBERED).time_to_live(REMEMBERED_FOR).build(),
             |before| before.remembered.clone(),
         );
-        Self { issuers, remembered }
+        let max_wrong = settings.max_wrong_per_peer;
+        let wrong = before.map(|before| &before.wrong).filter(|wrong| wrong.is_for(max_wrong));
+        let wrong = wrong.cloned().unwrap_or_else(|| WrongOnes::new(max_wrong));
+        Self { issuers, remembered, wrong }
     }
 
     /// How it stands with the keys that are fetched.
@@ -127,13 +136,24 @@ impl Tokens {
         self.issuers.iter().filter_map(|issuer| issuer.keeper()).map(|keeper| keeper.status())
     }
 
-    /// Whose token `text` is, which is shown in `header`.
-    pub(super) async fn identify(&self, header: &HeaderName, text: &str) -> Result<Arc<Identity>, Denied> {
+    /// Whose token `text` is, which `peer` shows in `header`.
+    pub(super) async fn identify(
+        &self,
+        peer: IpAddr,
+        header: &HeaderName,
+        text: &str,
+    ) -> Result<Arc<Identity>, Denied> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.identify_at(header, text, now).await
+        self.identify_at(peer, header, text, now).await
     }
 
-    async fn identify_at(&self, header: &HeaderName, text: &str, now: Duration) -> Result<Arc<Identity>, Denied> {
+    async fn identify_at(
+        &self,
+        peer: IpAddr,
+        header: &HeaderName,
+        text: &str,
+        now: Duration,
+    ) -> Result<Arc<Identity>, Denied> {
         let hash = sha256(text.as_bytes());
         if let Some(known) = self.remembered.get(&hash)
             && self.issuers[known.issuer].still_believes(&known, header, now)
@@ -143,13 +163,15 @@ impl Tokens {
         let wrong = |why: &'static str| Denied::wrong(How::Jwt, why);
         let token = Token::read(text).map_err(wrong)?;
         let (number, issuer) = self.issuer_of(header, &token).map_err(wrong)?;
-        let known = issuer.check(number, &token, now).await.map_err(|refusal| {
+        let checking = Checking { peer, wrong: &self.wrong };
+        let known = issuer.check(number, &token, now, checking).await.map_err(|refusal| {
             let name = &issuer.settings.issuer;
             match refusal {
                 Refusal::Wrong(why) => Denied::wrong(How::Jwt, format!("{name}: {why}")),
                 Refusal::Unavailable => {
                     Denied::Unavailable { how: How::Jwt, why: format!("{name}: its keys cannot be fetched").into() }
                 }
+                Refusal::TooMany(retry_after) => Denied::TooMany { how: How::Jwt, retry_after },
             }
         })?;
         let identity = Arc::clone(&known.identity);
@@ -197,7 +219,13 @@ impl Issuer {
     }
 
     /// What costs least is looked at first, and nobody waits for keys for what is wrong anyway.
-    async fn check(&self, number: usize, token: &Token<'_>, now: Duration) -> Result<Known, Refusal> {
+    async fn check(
+        &self,
+        number: usize,
+        token: &Token<'_>,
+        now: Duration,
+        checking: Checking<'_>,
+    ) -> Result<Known, Refusal> {
         let settings = &self.settings;
         if !settings.algorithms.contains(&token.algorithm) {
             return Err("its algorithm is none that its issuer uses".into());
@@ -205,20 +233,21 @@ impl Issuer {
         token.is_for(&settings.audience)?;
         let until = token.holds(now, settings.leeway)?;
         let identity = settings.identity(token)?;
-        let keys = self.check_signature(token).await?;
+        let keys = self.check_signature(token, checking).await?;
         Ok(Known { identity, issuer: number, keys, until })
     }
 
     /// The keys by one of which the token is signed.
-    async fn check_signature(&self, token: &Token<'_>) -> Result<KeySet, Refusal> {
-        let keys = self.keys();
-        let checked = keys.as_ref().map_or(Checked::UnknownKey, |keys| check_signature(keys, token));
+    async fn check_signature(&self, token: &Token<'_>, checking: Checking<'_>) -> Result<KeySet, Refusal> {
+        let before = self.keys();
+        let checked = checking.by(before.as_ref(), token)?;
         let Some(keeper) = self.keeper().filter(|_| checked == Checked::UnknownKey) else {
-            return checked.into_result(keys);
+            return checked.into_result(before);
         };
         let is_known = keeper.renew().await;
         let keys = self.keys();
-        match keys.as_ref().map_or(Checked::UnknownKey, |keys| check_signature(keys, token)) {
+        let same = before.is_some_and(|before| keys.as_ref().is_some_and(|keys| keys.is(&before)));
+        match if same { checked } else { checking.by(keys.as_ref(), token)? } {
             Checked::UnknownKey if !is_known => Err(Refusal::Unavailable),
             checked => checked.into_result(keys),
         }
@@ -256,12 +285,33 @@ impl Checked {
     }
 }
 
-fn check_signature(keys: &KeySet, token: &Token<'_>) -> Checked {
-    let mut fitting = keys.fitting(token.key.as_deref(), token.algorithm).take(MAX_TRIED).peekable();
-    // Who names no key may have signed with one that is new.
-    let otherwise = if fitting.peek().is_none() || token.key.is_none() { Checked::UnknownKey } else { Checked::Wrong };
-    let signed = fitting.any(|key| key.signed(token.message, token.signature, token.algorithm));
-    if signed { Checked::Signed } else { otherwise }
+/// Whose signature is checked, and what bounds that.
+#[derive(Clone, Copy)]
+struct Checking<'a> {
+    peer: IpAddr,
+    wrong: &'a WrongOnes,
+}
+
+impl Checking<'_> {
+    /// Whether one of the keys that the token may be by signed it.
+    fn by(self, keys: Option<&KeySet>, token: &Token<'_>) -> Result<Checked, Refusal> {
+        let fitting = keys.into_iter().flat_map(|keys| keys.fitting(token.key.as_deref(), token.algorithm));
+        let mut fitting = fitting.take(MAX_TRIED).peekable();
+        if fitting.peek().is_none() {
+            return Ok(Checked::UnknownKey);
+        }
+        self.wrong.may_check(self.peer).map_err(Refusal::TooMany)?;
+        let mut in_vain = 0;
+        for key in fitting {
+            if key.signed(token.message, token.signature, token.algorithm) {
+                return Ok(Checked::Signed);
+            }
+            in_vain += 1;
+        }
+        self.wrong.count(self.peer, in_vain);
+        // Who names no key may have signed with one that is new.
+        Ok(if token.key.is_none() { Checked::UnknownKey } else { Checked::Wrong })
+    }
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use super::ClientTls;
 use crate::config::shape::OneOrMore;
 use crate::config::value::{
-    AlgorithmName, Audience, CallerNamespace, Checked, ClaimName, CredentialHeader, DAY, FilePath, IdentityName,
-    IssuerName, KeysUrl, MINUTE, Pattern, SECOND, SecretText, Sha256, Time,
+    AlgorithmName, Audience, CallerNamespace, Checked, ClaimName, Count, CredentialHeader, DAY, FilePath, IdentityName,
+    IssuerName, KeysUrl, MINUTE, OrOff, Pattern, SECOND, SecretText, Sha256, Time,
 };
 
 #[derive(Default, Deserialize, JsonSchema)]
@@ -20,6 +20,9 @@ pub(in crate::config) struct Authentication {
     pub(in crate::config) api_keys: Option<ApiKeys>,
     /// Issuers of JSON Web Tokens that callers show in a header, up to 16. Left out: none is believed.
     pub(in crate::config) jwt: Option<Vec<Option<Jwt>>>,
+    /// How many signatures of tokens from one peer, an IPv4 address or an IPv6 /64, may turn out wrong in a second, 1 to
+    /// 1000000; or `off`. Beyond it tokens from there that are not known already are answered 429 unchecked. Default: 100.
+    pub(in crate::config) max_wrong_per_peer: Option<Checked<OrOff<Count<1, 1_000_000>>>>,
 }
 
 /// One of these: a pattern with `{name}`, and `{namespace}` or not.

@@ -1,6 +1,7 @@
 //! Authentication: something to know callers by, keys that can be told apart, and issuers of tokens.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 
 use http::HeaderName;
 
@@ -10,6 +11,7 @@ use crate::config::file;
 use crate::config::problem::quoted_list;
 use crate::config::report::Report;
 use crate::config::tree::item_path;
+use crate::config::value::Checked;
 
 mod jwt;
 
@@ -28,7 +30,11 @@ pub(super) fn build(file: Option<file::Authentication>, report: &mut Report<'_>)
     let certificates = file.certificates.map(|list| certificates(list, report)).unwrap_or_default();
     let api_keys = file.api_keys.map(|file| api_keys(file, report));
     let jwt = file.jwt.map(|list| jwt::build(list, report)).unwrap_or_default();
-    Some(AuthenticationSettings { certificates, api_keys, jwt })
+    let mut settings = AuthenticationSettings { certificates, api_keys, jwt, ..AuthenticationSettings::default() };
+    if let Some(Checked(max)) = file.max_wrong_per_peer {
+        settings.max_wrong_per_peer = max.and_then(|max| NonZeroU32::new(u32::try_from(max).unwrap_or(u32::MAX)));
+    }
+    Some(settings)
 }
 
 fn certificates(list: Vec<Option<file::CertificateRule>>, report: &mut Report<'_>) -> Vec<CertificateRule> {

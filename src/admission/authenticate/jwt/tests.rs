@@ -1,5 +1,8 @@
 //! Which tokens are believed, and which are not.
 
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
+
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,6 +15,8 @@ use crate::admission::authenticate::testing::{Signer, base64, jwks};
 
 /// Seconds since 1970, at which all of this happens.
 const NOW: u64 = 1_800_000_000;
+
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 const ISSUER: &str = "https://issuer.example";
 
@@ -59,8 +64,12 @@ fn without(name: &str) -> Value {
     claims
 }
 
+fn trusting(jwt: impl Into<Vec<JwtSettings>>, before: Option<&Tokens>) -> Tokens {
+    Tokens::new(&AuthenticationSettings { jwt: jwt.into(), ..AuthenticationSettings::default() }, before)
+}
+
 fn at(tokens: &Tokens, token: &str, now: u64) -> Result<String, String> {
-    let known = ready(tokens.identify_at(&AUTHORIZATION, token, Duration::from_secs(now)));
+    let known = ready(tokens.identify_at(PEER, &AUTHORIZATION, token, Duration::from_secs(now)));
     known.map(|identity| format!("{} in {:?}", identity.name, identity.namespace)).map_err(|denied| {
         assert!(matches!(denied, Denied::Wrong { how: How::Jwt, .. }), "{denied:?}");
         denied.why().to_owned()
@@ -77,7 +86,7 @@ fn ready<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn who(settings: &JwtSettings, token: &str) -> Result<String, String> {
-    at(&Tokens::new(std::slice::from_ref(settings), None), token, NOW)
+    at(&trusting([settings.clone()], None), token, NOW)
 }
 
 /// Not believed for this reason.
@@ -249,22 +258,67 @@ fn what_is_no_token_is_not_looked_into() {
 #[test]
 fn a_token_is_checked_once_while_it_holds() {
     let (signer, other) = (Signer::new("one", "EdDSA"), Signer::new("one", "EdDSA"));
-    let mut tokens = Tokens::new(&[issuer(&[&signer])], None);
+    let mut tokens = trusting([issuer(&[&signer])], None);
     let token = signer.token(&claims());
     assert!(at(&tokens, &token, NOW).is_ok());
     let hash = sha256(token.as_bytes());
     assert!(tokens.remembered.contains_key(&hash));
     assert!(at(&tokens, &token, NOW + 629).is_ok());
     assert_eq!(at(&tokens, &token, NOW + 630), Err(format!("{ISSUER}: it has expired")), "though it is remembered");
-    let elsewhere = ready(tokens.identify_at(&http::header::FROM, &token, Duration::from_secs(NOW)));
+    let elsewhere = ready(tokens.identify_at(PEER, &http::header::FROM, &token, Duration::from_secs(NOW)));
     assert!(elsewhere.is_err(), "another header");
 
-    let same = Tokens::new(&[issuer(&[&signer])], Some(&tokens));
+    let same = trusting([issuer(&[&signer])], Some(&tokens));
     assert!(same.remembered.contains_key(&hash), "nothing changed");
-    tokens = Tokens::new(&[issuer(&[&other])], Some(&tokens));
+    tokens = trusting([issuer(&[&other])], Some(&tokens));
     assert_eq!(at(&tokens, &token, NOW), Err(format!("{ISSUER}: its signature is wrong")), "the keys changed");
     let wrong = other.token(&without("exp"));
     assert!(at(&tokens, &wrong, NOW).is_err() && !tokens.remembered.contains_key(&sha256(wrong.as_bytes())));
+}
+
+/// Who a token from this peer shows, or how it is refused.
+async fn from(tokens: &Tokens, peer: &str, token: &str) -> Result<(), Denied> {
+    let peer = peer.parse().expect("an address");
+    tokens.identify_at(peer, &AUTHORIZATION, token, Duration::from_secs(NOW)).await.map(|_| ())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peers_wrong_signatures_cost_no_more_than_so_many_checks() {
+    let signers: Vec<_> = ["1", "2", "3", "4", "5", "6"].map(|id| Signer::new(id, "EdDSA")).into();
+    let (signer, thief) = (&signers[0], Signer::new("1", "EdDSA"));
+    let settings = AuthenticationSettings {
+        jwt: vec![issuer(&signers.iter().collect::<Vec<_>>())],
+        max_wrong_per_peer: NonZeroU32::new(10),
+        ..AuthenticationSettings::default()
+    };
+    let mut tokens = Tokens::new(&settings, None);
+    let forged = |number: usize| thief.token(&but("jti", json!(number)));
+    let (known, fresh) = (signer.token(&claims()), signer.token(&but("jti", json!("fresh"))));
+    let wrong = |shown: Result<(), Denied>| matches!(shown, Err(Denied::Wrong { .. }));
+    let wait = |shown: Result<(), Denied>| match shown {
+        Err(Denied::TooMany { how: How::Jwt, retry_after }) => retry_after.as_millis(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(from(&tokens, "10.0.0.1", &known).await, Ok(()));
+    for number in 0..11 {
+        assert!(wrong(from(&tokens, "10.0.0.1", &forged(number)).await), "{number}");
+    }
+    assert_eq!(wait(from(&tokens, "10.0.0.1", &forged(11)).await), 100);
+    assert_eq!(wait(from(&tokens, "10.0.0.1", &fresh).await), 100, "nobody can tell it from a wrong one unchecked");
+    assert_eq!(from(&tokens, "10.0.0.1", &known).await, Ok(()), "who is known already goes on");
+    assert!(wrong(from(&tokens, "10.0.0.1", &signer.token(&without("aud"))).await), "what costs nothing is free");
+    let nobodys = thief.token_with(&json!({ "alg": "EdDSA", "kid": "7" }), &claims());
+    assert!(wrong(from(&tokens, "10.0.0.1", &nobodys).await), "so is a key that there is not");
+    assert_eq!(from(&tokens, "10.0.0.2", &fresh).await, Ok(()), "and others have no part in it");
+
+    tokens = Tokens::new(&settings, Some(&tokens));
+    assert_eq!(wait(from(&tokens, "10.0.0.1", &forged(11)).await), 100, "a reload forgives nothing");
+    tokio::time::advance(Duration::from_millis(100)).await;
+    let nameless = |signer: &Signer| signer.token_with(&json!({ "alg": "EdDSA" }), &but("jti", json!("nameless")));
+    assert!(wrong(from(&tokens, "10.0.0.1", &nameless(&thief)).await));
+    assert_eq!(wait(from(&tokens, "10.0.0.1", &forged(12)).await), 400, "each key that was tried counts");
+    assert_eq!(from(&tokens, "10.0.0.2", &nameless(&signers[3])).await, Ok(()));
+    assert!(wrong(from(&tokens, "10.0.0.2", &nameless(&signers[4])).await), "no more than four keys are tried");
 }
 
 #[test]
@@ -272,14 +326,14 @@ fn each_issuer_is_checked_by_what_is_its_own() {
     let (one, two) = (Signer::new("key", "EdDSA"), Signer::new("key", "EdDSA"));
     let header = http::HeaderName::from_static("x-token");
     let other = JwtSettings { issuer: "two".into(), header: header.clone(), name: path(&["who"]), ..issuer(&[&two]) };
-    let tokens = Tokens::new(&[issuer(&[&one]), other], None);
+    let tokens = trusting([issuer(&[&one]), other], None);
     let mut of_two = but("iss", json!("two"));
     of_two["who"] = "billing".into();
-    let known = ready(tokens.identify_at(&header, &two.token(&of_two), Duration::from_secs(NOW))).unwrap();
+    let known = ready(tokens.identify_at(PEER, &header, &two.token(&of_two), Duration::from_secs(NOW))).unwrap();
     assert_eq!(&*known.name, "billing");
     assert!(at(&tokens, &two.token(&of_two), NOW).is_err(), "not in the header of the other");
     assert!(
-        ready(tokens.identify_at(&header, &one.token(&of_two), Duration::from_secs(NOW))).is_err(),
+        ready(tokens.identify_at(PEER, &header, &one.token(&of_two), Duration::from_secs(NOW))).is_err(),
         "nor by its keys"
     );
     assert!(at(&tokens, &two.token(&claims()), NOW).is_err());
@@ -352,7 +406,7 @@ mod fetched {
     }
 
     async fn show(tokens: &Tokens, token: &str) -> Result<(), Denied> {
-        tokens.identify_at(&AUTHORIZATION, token, Duration::from_secs(NOW)).await.map(|_| ())
+        tokens.identify_at(PEER, &AUTHORIZATION, token, Duration::from_secs(NOW)).await.map(|_| ())
     }
 
     async fn later() {
@@ -365,8 +419,8 @@ mod fetched {
     async fn keys_come_change_and_go_on_across_a_reload() {
         let (url, served) = serve().await;
         let [one, two] = ["one", "two"].map(|id| Signer::new(id, "EdDSA"));
-        let settings = [by_url(&url)];
-        let tokens = Tokens::new(&settings, None);
+        let settings = by_url(&url);
+        let tokens = trusting([settings.clone()], None);
         let token = one.token(&claims());
         let unavailable = |shown: Result<(), Denied>| matches!(shown, Err(Denied::Unavailable { how: How::Jwt, .. }));
         let wrong = |shown: Result<(), Denied>| matches!(shown, Err(Denied::Wrong { how: How::Jwt, .. }));
@@ -386,8 +440,8 @@ mod fetched {
         assert!(wrong(show(&tokens, &token).await), "its key is gone, though it is remembered");
 
         *served.lock().unwrap() = None;
-        let leeway = JwtSettings { leeway: Duration::ZERO, ..settings[0].clone() };
-        let changed = Tokens::new(&[leeway], Some(&tokens));
+        let leeway = JwtSettings { leeway: Duration::ZERO, ..settings };
+        let changed = trusting([leeway], Some(&tokens));
         drop(tokens);
         assert_eq!(show(&changed, &two.token(&claims())).await, Ok(()), "keys outlive what has no part in them");
         later().await;
