@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
 use http::{StatusCode, Uri};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -63,7 +63,6 @@ pub(in crate::admission::authenticate) struct Keeper {
 
 struct Shared {
     state: watch::Sender<State>,
-    wanted: Notify,
     ok: AtomicU64,
     failed: AtomicU64,
 }
@@ -78,6 +77,7 @@ struct State {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Progress {
+    /// Or about to: whoever sets it has it fetched.
     Fetching,
     Fetched,
     Failed,
@@ -87,12 +87,8 @@ impl Keeper {
     /// A keeper that begins to fetch at once, on the current runtime, and ends when it is dropped.
     pub(in crate::admission::authenticate) fn begin(issuer: &Arc<str>, settings: &JwksUrl) -> Arc<Self> {
         let state = State { good: None, progress: Progress::Fetching, began: Instant::now() };
-        let shared = Arc::new(Shared {
-            state: watch::Sender::new(state),
-            wanted: Notify::new(),
-            ok: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-        });
+        let shared =
+            Arc::new(Shared { state: watch::Sender::new(state), ok: AtomicU64::new(0), failed: AtomicU64::new(0) });
         let (issuer, settings) = (Arc::clone(issuer), settings.clone());
         let task = tokio::spawn(keep(Arc::clone(&issuer), settings.clone(), Arc::clone(&shared))).abort_handle();
         Arc::new(Self { issuer, settings, shared, task })
@@ -113,16 +109,13 @@ impl Keeper {
     /// Has the set fetched anew, unless that was done a moment ago, and waits for it. Whether it is known by then what the
     /// issuer publishes.
     pub(in crate::admission::authenticate) async fn renew(&self) -> bool {
-        let begun = self.shared.state.send_if_modified(|state| {
+        self.shared.state.send_if_modified(|state| {
             let due = state.progress != Progress::Fetching && state.began.elapsed() >= GAP;
             if due {
                 (state.progress, state.began) = (Progress::Fetching, Instant::now());
             }
             due
         });
-        if begun {
-            self.shared.wanted.notify_one();
-        }
         let mut state = self.shared.state.subscribe();
         let ended = state.wait_for(|state| state.progress != Progress::Fetching);
         matches!(timeout(PATIENCE, ended).await, Ok(Ok(state)) if state.progress == Progress::Fetched)
@@ -149,6 +142,7 @@ async fn keep(issuer: Arc<str>, settings: JwksUrl, shared: Arc<Shared>) {
     let (issuer, url) = (&*issuer, shown(&settings.url));
     let fetcher = Fetcher::new(&settings.tls);
     let mut last_why: Option<String> = None;
+    let mut state = shared.state.subscribe();
     loop {
         let asked = Instant::now();
         shared.state.send_modify(|state| (state.progress, state.began) = (Progress::Fetching, asked));
@@ -190,7 +184,7 @@ async fn keep(issuer: Arc<str>, settings: JwksUrl, shared: Arc<Shared>) {
         };
         tokio::select! {
             () = sleep_until(next) => {}
-            () = shared.wanted.notified() => {}
+            _ = state.wait_for(|state| state.progress == Progress::Fetching) => {}
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Sets from a server on loopback that does whatever can go wrong, while the time is made.
 
+use std::future::poll_fn;
 use std::sync::Mutex;
+use std::task::Poll;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -123,6 +125,23 @@ async fn a_key_that_is_not_there_is_looked_for_once_in_a_while() {
         assert!(one.await.unwrap());
     }
     assert_eq!((server.requests(), keeper.current()), (2, KeySet::read(&second).ok()), "all wait for the same fetch");
+}
+
+#[tokio::test]
+async fn a_key_that_is_looked_for_when_a_fetch_is_due_anyway_costs_one_fetch() {
+    let server = Server::start(says("200 OK", &set("one"))).await;
+    let keeper = begin(&server.settings());
+    fetched(&keeper, 1).await;
+    for round in 1..=20 {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(301)).await;
+        let mut renewed = Box::pin(keeper.renew());
+        let waits = poll_fn(|context| Poll::Ready(renewed.as_mut().poll(context).is_pending())).await;
+        assert!(waits);
+        tokio::time::resume();
+        assert!(renewed.await);
+        assert_eq!(server.requests(), 1 + round);
+    }
 }
 
 #[tokio::test]
