@@ -11,7 +11,8 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -195,6 +196,8 @@ pub struct ClientTlsSettings {
     pub certificate: Option<KeyPair>,
     /// The name that the certificate of the other side has to be for, where it is not the host's.
     pub server_name: Option<Box<str>>,
+    /// Whether TLS 1.2 is refused.
+    pub only_tls13: bool,
 }
 
 /// Takes handshakes.
@@ -214,12 +217,8 @@ pub struct Accepted<S> {
 impl ServerTls {
     /// A side that offers `protocols`, the one it likes best first.
     pub fn new(settings: &ServerTlsSettings, protocols: &[Protocol]) -> Result<Self, String> {
-        let versions: &[_] = if settings.only_tls13 {
-            &[&rustls::version::TLS13]
-        } else {
-            &[&rustls::version::TLS13, &rustls::version::TLS12]
-        };
-        let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions);
+        let builder =
+            ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions(settings.only_tls13));
         let builder = builder.map_err(|error| error.to_string())?;
         let verifier = |roots: &Roots| {
             let builder = WebPkiClientVerifier::builder_with_provider(roots.store()?, provider());
@@ -270,7 +269,8 @@ impl ClientTls {
         };
         let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider()).build();
         let verifier = verifier.map_err(|error| format!("no authority can be believed: {error}"))?;
-        let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+        let builder =
+            ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions(settings.only_tls13));
         let builder = builder.map_err(|error| error.to_string())?.with_webpki_verifier(verifier);
         let mut config = match &settings.certificate {
             Some(pair) => builder
@@ -335,6 +335,11 @@ fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     let read = read.map_err(|_| "is not a PEM file")?;
     if read.is_empty() { Err("has no PEM certificate".into()) } else { Ok(read) }
+}
+
+fn versions(only_tls13: bool) -> &'static [&'static SupportedProtocolVersion] {
+    const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+    if only_tls13 { &BOTH[..1] } else { BOTH }
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -12,7 +12,7 @@ fn client(roots: &Authority, certificate: Option<&Issued>) -> ClientTls {
     let settings = ClientTlsSettings {
         roots: Some(Roots::read(&roots.pem).unwrap()),
         certificate: certificate.map(pair),
-        server_name: None,
+        ..ClientTlsSettings::default()
     };
     ClientTls::new(&settings, &[Protocol::Http2, Protocol::Http1]).unwrap()
 }

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::{AlertDescription, CertificateError, Error};
+use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 use tokio::time::{Instant, timeout_at};
 
 use super::pool::Address;
@@ -97,6 +97,10 @@ fn explain(error: &io::Error) -> String {
         Some(Error::AlertReceived(alert)) if is_about_certificates(*alert) => {
             format!("it refuses the certificate shown to it, or wants one and sees none ({alert:?})")
         }
+        Some(
+            Error::AlertReceived(AlertDescription::ProtocolVersion)
+            | Error::PeerIncompatible(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig),
+        ) => "it speaks no version of TLS that `tls.min_version` takes".into(),
         Some(error) => error.to_string(),
         None => error.to_string(),
     };

@@ -173,6 +173,7 @@ fn the_examples_of_tls_are_right() {
     {
         assert_eq!(outward.tls.roots, Some(Roots::read(&authority.pem).unwrap()));
         assert!(outward.tls.certificate.is_some() && outward.tls.server_name.as_deref() == Some(name));
+        assert_eq!(outward.tls.only_tls13, name == "partner.internal");
     }
     let shown = [&guarded.outward, &settings.externals["partner"], &settings.externals["keyed"]];
     let [

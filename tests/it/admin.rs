@@ -94,7 +94,8 @@ async fn clients_that_say_nothing_cannot_fill_it() {
 async fn ask(gateway: &Gateway, roots: &str, certificate: Option<&Issued>, request: &Request) -> Option<Message> {
     let certificate = certificate.map(|issued| KeyPair::read(&issued.chain, &issued.key).expect("a pair"));
     let roots = Some(Roots::read(roots).expect("an authority"));
-    let tls = ClientTls::new(&ClientTlsSettings { roots, certificate, server_name: None }, &[Protocol::Http1]);
+    let settings = ClientTlsSettings { roots, certificate, ..ClientTlsSettings::default() };
+    let tls = ClientTls::new(&settings, &[Protocol::Http1]);
     let stream = TcpStream::connect(near(gateway)).await.expect("the port is open");
     let (stream, _) = tls.expect("a client").connect("localhost", stream).await.ok()?;
     let (read, mut write) = tokio::io::split(stream);

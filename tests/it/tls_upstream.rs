@@ -16,8 +16,14 @@ use nexus_gateway::config::Settings;
 use nexus_gateway::credentials::Outward;
 use nexus_gateway::nexus::ErrorType;
 use nexus_gateway::tls::{ClientAuth, ClientTlsSettings, KeyPair, Protocol, Roots, ServerTls, ServerTlsSettings};
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::version::TLS12;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
 
 use crate::certificates::{Authority, For, Issued};
 use crate::harness::*;
@@ -189,6 +195,51 @@ async fn a_handler_that_cannot_be_believed_is_unavailable_and_gets_nothing() {
         assert!(answer.text().contains(why), "{}", answer.text());
         assert!(gateway.admin("/endpoints").await.status() == 200 && handler.requests().is_empty());
     }
+}
+
+/// A handler that speaks TLS 1.2 and nothing newer.
+async fn old(own: &Issued) -> (String, AbortHandle) {
+    let config = ServerConfig::builder_with_provider(Arc::new(default_provider()));
+    let config = config.with_protocol_versions(&[&TLS12]).expect("a version").with_no_client_auth();
+    let chain = CertificateDer::pem_slice_iter(own.chain.as_bytes()).map(|read| read.expect("PEM")).collect();
+    let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).expect("PEM");
+    let acceptor = TlsAcceptor::from(Arc::new(config.with_single_cert(chain, key).expect("they fit")));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("https://{}", listener.local_addr().expect("it is bound"));
+    let serving = tokio::spawn(async move {
+        let mut open = JoinSet::new();
+        loop {
+            let (stream, _) = listener.accept().await.expect("connections can be accepted");
+            let shaking = acceptor.accept(stream);
+            open.spawn(async move {
+                let Ok(stream) = shaking.await else { return };
+                let answer = service_fn(async |_| Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("{}")))));
+                let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+            });
+        }
+    });
+    (url, serving.abort_handle())
+}
+
+#[tokio::test]
+async fn a_handler_that_speaks_only_an_old_version_is_met_unless_the_settings_forbid_it() {
+    let authority = Authority::new("roots");
+    let (url, serving) = old(&own(&authority)).await;
+    let leading = |tls| {
+        let externals = BTreeMap::from([("pay".into(), Outward { tls, ..Outward::default() })]);
+        unheld(Settings { endpoints: vec![external("pay", &url)], externals, ..settings() })
+    };
+    let gateway = Gateway::start(leading(believing(&[&authority]))).await;
+    assert_eq!(gateway.call(&start("pay")).await.status(), 200);
+    let strict = ClientTlsSettings { only_tls13: true, ..believing(&[&authority]) };
+    gateway.running.apply(leading(strict.clone())).await.expect("it can be applied");
+    let answer = gateway.call(&start("pay")).await;
+    UNREACHABLE.assert_is(&answer, "an old version");
+    assert!(answer.text().contains("no version of TLS that `tls.min_version` takes"), "{}", answer.text());
+    let handler = Secure::new(server(&own(&authority), ClientAuth::Off, &BOTH)).await;
+    let gateway = Gateway::start(met_by(&handler, strict)).await;
+    assert_eq!(gateway.call(&start("pay")).await.status(), 200, "the new one is taken");
+    serving.abort();
 }
 
 #[tokio::test]

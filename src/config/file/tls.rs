@@ -53,4 +53,6 @@ pub(in crate::config) struct ClientTls {
     pub(in crate::config) key: Option<Checked<FilePath>>,
     /// The name or address that the other side's certificate has to be for. Left out: the URL's host.
     pub(in crate::config) server_name: Option<Checked<TlsName>>,
+    /// `"1.2"`, or `"1.3"` to refuse TLS 1.2. Default: "1.2".
+    pub(in crate::config) min_version: Option<Checked<MinVersion>>,
 }

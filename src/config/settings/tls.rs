@@ -55,7 +55,12 @@ pub(super) fn client(file: file::ClientTls, path: &str, report: &mut Report<'_>)
         (None, None) => None,
         files => pair(files, path, report),
     };
-    let settings = ClientTlsSettings { roots, certificate, server_name: file.server_name.map(|name| name.0) };
+    let settings = ClientTlsSettings {
+        roots,
+        certificate,
+        server_name: file.server_name.map(|name| name.0),
+        only_tls13: file.min_version.is_some_and(|only_tls13| only_tls13.0),
+    };
     if let Err(why) = ClientTls::new(&settings, &[Protocol::Http1]) {
         report.add(path, format!("cannot be used: {why}"));
     }
