@@ -20,6 +20,8 @@ use tokio::time::timeout;
 use crate::tls::{ClientTls, ClientTlsSettings, Protocol};
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 /// Longest time for one TCP connect; what is asked for in all may be less.

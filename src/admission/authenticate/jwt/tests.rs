@@ -366,37 +366,14 @@ proptest! {
 mod fetched {
     //! Tokens of an issuer whose keys are fetched.
 
-    use std::sync::Mutex;
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
-
     use super::*;
     use crate::admission::authenticate::JwksUrl;
+    use crate::fetch::testing::{Server, later, says};
     use crate::tls::ClientTlsSettings;
 
-    /// A server of the set that stands in the second; none: it cuts connections.
-    async fn serve() -> (http::Uri, Arc<Mutex<Option<String>>>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
-        let served = Arc::new(Mutex::new(None::<String>));
-        let set = Arc::clone(&served);
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let read = stream.read(&mut [0; 4096]).await;
-                let set = set.lock().unwrap().clone();
-                if let (Ok(1..), Some(set)) = (read, set) {
-                    let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", set.len());
-                    let _ = stream.write_all((head + &set).as_bytes()).await;
-                }
-            }
-        });
-        (url, served)
-    }
-
-    fn by_url(url: &http::Uri) -> JwtSettings {
+    fn by_url(server: &Server) -> JwtSettings {
         let keys = KeySource::Url(JwksUrl {
-            url: url.clone(),
+            url: server.uri("/"),
             every: Duration::from_secs(300),
             max_age: Duration::from_secs(3600),
             tls: ClientTlsSettings::default(),
@@ -409,17 +386,12 @@ mod fetched {
         tokens.identify_at(PEER, &AUTHORIZATION, token, Duration::from_secs(NOW)).await.map(|_| ())
     }
 
-    async fn later() {
-        tokio::time::pause();
-        tokio::time::advance(Duration::from_secs(11)).await;
-        tokio::time::resume();
-    }
-
     #[tokio::test]
     async fn keys_come_change_and_go_on_across_a_reload() {
-        let (url, served) = serve().await;
+        let server = Server::start(String::new()).await;
+        let serve = |signer: &Signer| server.answer(says("200 OK", &jwks(&[signer])));
         let [one, two] = ["one", "two"].map(|id| Signer::new(id, "EdDSA"));
-        let settings = by_url(&url);
+        let settings = by_url(&server);
         let tokens = trusting([settings.clone()], None);
         let token = one.token(&claims());
         let unavailable = |shown: Result<(), Denied>| matches!(shown, Err(Denied::Unavailable { how: How::Jwt, .. }));
@@ -427,24 +399,24 @@ mod fetched {
         assert!(unavailable(show(&tokens, &token).await), "there are no keys yet");
         assert!(wrong(show(&tokens, &one.token(&without("aud"))).await), "though this is wrong by any key");
 
-        *served.lock().unwrap() = Some(jwks(&[&one]));
-        later().await;
+        serve(&one);
+        later(Duration::from_secs(11)).await;
         assert_eq!(show(&tokens, &token).await, Ok(()));
         assert!(wrong(show(&tokens, &two.token(&claims())).await), "a key that there is not");
 
-        *served.lock().unwrap() = Some(jwks(&[&two]));
-        later().await;
+        serve(&two);
+        later(Duration::from_secs(11)).await;
         let nameless = two.token_with(&json!({ "alg": "EdDSA" }), &claims());
         assert_eq!(show(&tokens, &nameless).await, Ok(()), "a new key is looked for, though none is named");
         assert_eq!(show(&tokens, &two.token(&claims())).await, Ok(()));
         assert!(wrong(show(&tokens, &token).await), "its key is gone, though it is remembered");
 
-        *served.lock().unwrap() = None;
+        server.answer(String::new());
         let leeway = JwtSettings { leeway: Duration::ZERO, ..settings };
         let changed = trusting([leeway], Some(&tokens));
         drop(tokens);
         assert_eq!(show(&changed, &two.token(&claims())).await, Ok(()), "keys outlive what has no part in them");
-        later().await;
+        later(Duration::from_secs(11)).await;
         assert!(unavailable(show(&changed, &token).await), "nobody can tell whether its key is back");
         let status = changed.statuses().next().unwrap();
         assert_eq!((&*status.issuer, status.age.is_some()), (ISSUER, true));

@@ -1,65 +1,24 @@
 //! Sets from a server on loopback that does whatever can go wrong, while the time is made.
 
 use std::future::poll_fn;
-use std::sync::Mutex;
 use std::task::Poll;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
 use crate::admission::authenticate::testing::{Signer, jwks};
+use crate::fetch::testing::{Server, later, says};
 
-/// A server whose answer can be changed; none: it takes requests and is silent.
-struct Server {
-    url: Uri,
-    answer: Arc<Mutex<Option<String>>>,
-    heads: Arc<Mutex<Vec<String>>>,
-}
+const SECOND: Duration = Duration::from_secs(1);
 
-impl Server {
-    async fn start(answer: impl Into<Option<String>>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/jwks.json", listener.local_addr().unwrap()).parse().unwrap();
-        let (answer, heads) = (Arc::new(Mutex::new(answer.into())), Arc::new(Mutex::new(Vec::new())));
-        let (answers, told) = (Arc::clone(&answer), Arc::clone(&heads));
-        tokio::spawn(async move {
-            let mut silent = Vec::new();
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let mut head = vec![0; 4096];
-                let length = stream.read(&mut head).await.unwrap();
-                told.lock().unwrap().push(String::from_utf8_lossy(&head[..length]).to_lowercase());
-                let answer = answers.lock().unwrap().clone();
-                match answer {
-                    Some(answer) => drop(stream.write_all(answer.as_bytes()).await),
-                    None => silent.push(stream),
-                }
-            }
-        });
-        Self { url, answer, heads }
+fn settings(server: &Server) -> JwksUrl {
+    JwksUrl {
+        url: server.uri("/jwks.json"),
+        every: Duration::from_secs(300),
+        max_age: Duration::from_secs(3600),
+        tls: ClientTlsSettings::default(),
+        bearer: Some(Secret::new("planted")),
     }
-
-    fn answer(&self, answer: impl Into<Option<String>>) {
-        *self.answer.lock().unwrap() = answer.into();
-    }
-
-    fn settings(&self) -> JwksUrl {
-        JwksUrl {
-            url: self.url.clone(),
-            every: Duration::from_secs(300),
-            max_age: Duration::from_secs(3600),
-            tls: ClientTlsSettings::default(),
-            bearer: Some(Secret::new("planted")),
-        }
-    }
-
-    fn requests(&self) -> usize {
-        self.heads.lock().unwrap().len()
-    }
-}
-
-fn says(status: &str, body: &str) -> String {
-    format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }
 
 fn set(id: &str) -> String {
@@ -82,29 +41,22 @@ async fn fetched(keeper: &Keeper, count: u64) -> JwksStatus {
     }
 }
 
-/// Lets so much time go by at once.
-async fn later(seconds: u64) {
-    tokio::time::pause();
-    tokio::time::advance(Duration::from_secs(seconds)).await;
-    tokio::time::resume();
-}
-
 #[tokio::test]
 async fn a_set_is_fetched_and_fetched_again() {
     let (first, second) = (set("one"), set("two"));
     let server = Server::start(says("200 OK", &first)).await;
-    let keeper = begin(&server.settings());
+    let keeper = begin(&settings(&server));
     assert!(keeper.renew().await, "the first fetch is waited for");
     assert_eq!(keeper.current(), KeySet::read(&first).ok());
-    let head = server.heads.lock().unwrap()[0].clone();
+    let head = server.requests()[0].to_lowercase();
     assert!(head.starts_with("get /jwks.json http/1.1") && head.contains("authorization: bearer planted"), "{head}");
 
     let before = keeper.current().unwrap();
-    later(301).await;
+    later(301 * SECOND).await;
     fetched(&keeper, 2).await;
     assert!(keeper.current().unwrap().is(&before), "what is equal stays what it is");
     server.answer(says("200 OK", &second));
-    later(301).await;
+    later(301 * SECOND).await;
     assert_eq!(fetched(&keeper, 3).await.ok, 3);
     assert_eq!(keeper.current(), KeySet::read(&second).ok());
 }
@@ -113,24 +65,28 @@ async fn a_set_is_fetched_and_fetched_again() {
 async fn a_key_that_is_not_there_is_looked_for_once_in_a_while() {
     let (first, second) = (set("one"), set("two"));
     let server = Server::start(says("200 OK", &first)).await;
-    let keeper = begin(&server.settings());
+    let keeper = begin(&settings(&server));
     fetched(&keeper, 1).await;
     server.answer(says("200 OK", &second));
     assert!(keeper.renew().await && keeper.renew().await, "it was fetched a moment ago");
-    assert_eq!((server.requests(), keeper.current()), (1, KeySet::read(&first).ok()));
-    later(11).await;
+    assert_eq!((server.requests().len(), keeper.current()), (1, KeySet::read(&first).ok()));
+    later(11 * SECOND).await;
     let all: Vec<_> =
         (0..20).map(|_| Arc::clone(&keeper)).map(|keeper| tokio::spawn(async move { keeper.renew().await })).collect();
     for one in all {
         assert!(one.await.unwrap());
     }
-    assert_eq!((server.requests(), keeper.current()), (2, KeySet::read(&second).ok()), "all wait for the same fetch");
+    assert_eq!(
+        (server.requests().len(), keeper.current()),
+        (2, KeySet::read(&second).ok()),
+        "all wait for the same fetch"
+    );
 }
 
 #[tokio::test]
 async fn a_key_that_is_looked_for_when_a_fetch_is_due_anyway_costs_one_fetch() {
     let server = Server::start(says("200 OK", &set("one"))).await;
-    let keeper = begin(&server.settings());
+    let keeper = begin(&settings(&server));
     fetched(&keeper, 1).await;
     for round in 1..=20 {
         tokio::time::pause();
@@ -140,7 +96,7 @@ async fn a_key_that_is_looked_for_when_a_fetch_is_due_anyway_costs_one_fetch() {
         assert!(waits);
         tokio::time::resume();
         assert!(renewed.await);
-        assert_eq!(server.requests(), 1 + round);
+        assert_eq!(server.requests().len(), 1 + round);
     }
 }
 
@@ -148,10 +104,10 @@ async fn a_key_that_is_looked_for_when_a_fetch_is_due_anyway_costs_one_fetch() {
 async fn the_last_good_set_holds_whatever_its_server_says_until_it_is_too_old() {
     let good = set("one");
     let server = Server::start(says("200 OK", &good)).await;
-    let keeper = begin(&server.settings());
+    let keeper = begin(&settings(&server));
     fetched(&keeper, 1).await;
     let mut seconds = 301;
-    let (elsewhere, huge) = (format!("302 Found\r\nlocation: {}", server.url), " ".repeat(MAX_SET + 1));
+    let (elsewhere, huge) = (format!("302 Found\r\nlocation: {}", server.uri("/")), " ".repeat(MAX_SET + 1));
     let answers = [
         says("503 Service Unavailable", &good),
         says("200 OK", "<html>"),
@@ -163,27 +119,27 @@ async fn the_last_good_set_holds_whatever_its_server_says_until_it_is_too_old() 
     ];
     for (count, answer) in (1..).zip(answers) {
         server.answer(answer.clone());
-        later(seconds).await;
+        later(seconds * SECOND).await;
         seconds = 11;
         let status = fetched(&keeper, 1 + count).await;
         assert_eq!((status.ok, status.failed), (1, count), "{answer:?}");
         assert_eq!(keeper.current(), KeySet::read(&good).ok());
         assert!(!keeper.renew().await, "what the issuer publishes is not known");
     }
-    assert_eq!(server.requests(), 8, "no redirect was followed");
-    later(3600).await;
+    assert_eq!(server.requests().len(), 8, "no redirect was followed");
+    later(3600 * SECOND).await;
     assert_eq!(keeper.current(), None, "too old");
     fetched(&keeper, 9).await;
     server.answer(says("200 OK", &set("two")));
-    later(11).await;
+    later(11 * SECOND).await;
     assert_eq!(fetched(&keeper, 10).await.ok, 2, "it recovers");
     assert!(keeper.current().is_some());
 }
 
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_long_for_a_server_that_is_silent() {
-    let server = Server::start(None::<String>).await;
-    let keeper = begin(&server.settings());
+    let server = Server::start(None).await;
+    let keeper = begin(&settings(&server));
     let began = Instant::now();
     assert!(!keeper.renew().await);
     assert_eq!(began.elapsed(), PATIENCE);
@@ -195,7 +151,7 @@ async fn a_server_that_is_not_there_fails_at_once() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
     drop(listener);
-    let settings = JwksUrl { url, ..Server::start(None::<String>).await.settings() };
+    let settings = JwksUrl { url, ..settings(&Server::start(None).await) };
     let keeper = begin(&settings);
     assert!(!keeper.renew().await);
     let status = keeper.status();
@@ -205,12 +161,12 @@ async fn a_server_that_is_not_there_fails_at_once() {
 #[tokio::test]
 async fn it_ends_with_its_last_user() {
     let server = Server::start(says("200 OK", &set("one"))).await;
-    let keeper = begin(&server.settings());
+    let keeper = begin(&settings(&server));
     fetched(&keeper, 1).await;
     let task = keeper.task.clone();
     drop(keeper);
     while !task.is_finished() {
         tokio::task::yield_now().await;
     }
-    assert_eq!(server.requests(), 1);
+    assert_eq!(server.requests().len(), 1);
 }
