@@ -14,7 +14,7 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{StatusCode, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -88,7 +88,6 @@ pub(super) struct Keeper {
 struct Shared {
     target: Box<str>,
     state: watch::Sender<State>,
-    renew: Notify,
     ok: AtomicU64,
     failed: AtomicU64,
 }
@@ -104,6 +103,8 @@ struct Token {
     value: HeaderValue,
     fetched: Instant,
     ends: Instant,
+    /// Whether another one is wanted before this one's time.
+    refused: bool,
 }
 
 impl Keeper {
@@ -112,7 +113,6 @@ impl Keeper {
         let shared = Arc::new(Shared {
             target: target.into(),
             state: watch::Sender::default(),
-            renew: Notify::new(),
             ok: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         });
@@ -146,10 +146,11 @@ impl Keeper {
 
     /// A target refused the token: another one is fetched, unless this one is young.
     pub(super) fn refused(&self, now: Instant) {
-        let state = self.shared.state.borrow();
-        if state.token.as_ref().is_some_and(|token| now.saturating_duration_since(token.fetched) >= YOUNG) {
-            self.shared.renew.notify_one();
-        }
+        self.shared.state.send_if_modified(|state| {
+            let of_age = |token: &&mut Token| now.saturating_duration_since(token.fetched) >= YOUNG;
+            let token = state.token.as_mut().filter(of_age).filter(|token| !token.refused);
+            token.map(|token| token.refused = true).is_some()
+        });
     }
 }
 
@@ -169,6 +170,7 @@ async fn keep(settings: OAuth2Settings, shared: Arc<Shared>) {
     let (target, url) = (&*shared.target, shown(&settings.token_url));
     let fetcher = Fetcher::new(&settings.tls);
     let (mut failures, mut last_why) = (0, None);
+    let mut state = shared.state.subscribe();
     loop {
         let asked = Instant::now();
         let answer = match &fetcher {
@@ -183,11 +185,11 @@ async fn keep(settings: OAuth2Settings, shared: Arc<Shared>) {
                 }
                 failures = 0;
                 let ends = asked + lifetime.saturating_sub(LAST.min(lifetime / 10));
-                let token = Some(Token { value, fetched: asked, ends });
+                let token = Some(Token { value, fetched: asked, ends, refused: false });
                 shared.state.send_replace(State { token, failing: false });
                 tokio::select! {
                     () = sleep_until(asked + renew_after(lifetime)) => {}
-                    () = shared.renew.notified() => {}
+                    _ = state.wait_for(|state| state.token.as_ref().is_some_and(|token| token.refused)) => {}
                 }
             }
             Err(why) => {
@@ -313,72 +315,4 @@ struct Refusal {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings(client_auth: ClientAuth) -> OAuth2Settings {
-        OAuth2Settings {
-            token_url: "https://a.test/token".parse().unwrap(),
-            client_id: "id:1".into(),
-            client_secret: Secret::new("s3 cr&t"),
-            client_auth,
-            scope: Some("a b".into()),
-            audience: Some("https://x/".into()),
-            tls: ClientTlsSettings::default(),
-        }
-    }
-
-    #[test]
-    fn a_client_asks_as_rfc_6749_says() {
-        let (headers, body) = request(&settings(ClientAuth::Basic)).unwrap();
-        assert_eq!(body, "grant_type=client_credentials&scope=a%20b&audience=https%3A%2F%2Fx%2F");
-        let basic = headers[AUTHORIZATION].to_str().unwrap().strip_prefix("Basic ").unwrap();
-        assert_eq!(BASE64_STANDARD.decode(basic).unwrap(), b"id%3A1:s3%20cr%26t");
-        let (headers, body) = request(&settings(ClientAuth::Body)).unwrap();
-        assert!(body.ends_with(b"&client_id=id%3A1&client_secret=s3%20cr%26t"));
-        assert!(!headers.contains_key(AUTHORIZATION));
-    }
-
-    #[test]
-    fn nothing_shows_the_secret() {
-        let settings = settings(ClientAuth::Basic);
-        assert!(!format!("{settings:?} {:?}", request(&settings).unwrap().0).contains("s3"));
-    }
-
-    #[test]
-    fn an_answer_is_a_bearer_token_with_its_time() {
-        let read = |body: &str| read(StatusCode::OK, body.as_bytes());
-        let seconds = |body: &str| read(body).unwrap().1.as_secs();
-        assert_eq!(seconds(r#"{"access_token":"t","token_type":"bearer","expires_in":60}"#), 60);
-        assert_eq!(seconds(r#"{"access_token":"t","token_type":"Bearer","expires_in":"90"}"#), 90);
-        assert_eq!(seconds(r#"{"access_token":"t","token_type":"Bearer"}"#), 3600);
-        assert_eq!(seconds(r#"{"access_token":"t","token_type":"Bearer","expires_in":1e300}"#), 86_400);
-        for bad in [
-            r#"{"access_token":"s3cret","token_type":"mac"}"#,
-            r#"{"access_token":"s3cret\n","token_type":"Bearer"}"#,
-            r#"{"access_token":"","token_type":"Bearer"}"#,
-            r#"{"access_token":"s3cret","token_type":"Bearer","expires_in":0}"#,
-            r#"{"access_token":"s3cret","token_type":"Bearer","expires_in":-1}"#,
-            r#"{"access_token":["s3cret"],"token_type":"Bearer"}"#,
-            "s3cret",
-        ] {
-            let why = read(bad).unwrap_err();
-            assert!(!why.contains("s3cret"), "{why}");
-        }
-    }
-
-    #[test]
-    fn a_refusal_is_told_by_its_code_only() {
-        let read = |body: &str| read(StatusCode::BAD_REQUEST, body.as_bytes()).unwrap_err();
-        assert_eq!(read(r#"{"error":"invalid_client"}"#), "it answered 400 invalid_client");
-        assert_eq!(read(r#"{"error":"s3cret"}"#), "it answered 400");
-        assert_eq!(read("s3cret"), "it answered 400");
-    }
-
-    #[test]
-    fn pauses_grow_to_a_minute() {
-        assert_eq!(pause(0, 1.0), Duration::from_secs(1));
-        assert_eq!(pause(3, 1.0), Duration::from_secs(8));
-        assert_eq!(pause(100, 1.0), Duration::from_secs(60));
-    }
-}
+mod tests;
