@@ -1,24 +1,14 @@
 //! Authentication: who is let in as whom, and what becomes of the credential.
 
-use std::num::NonZeroU32;
-use std::time::Duration;
-
 use http::HeaderName;
-use http::header::AUTHORIZATION;
-use nexus_gateway::admission::authenticate::{
-    Algorithm, ApiKeySettings, CertificateRule, ClaimPath, Field, IdentityPattern, JwksUrl, JwtSettings, KeySet,
-    KeySource, NewApiKey,
-};
+use nexus_gateway::admission::authenticate::{ApiKeySettings, CertificateRule, Field, IdentityPattern, NewApiKey};
 use nexus_gateway::admission::authorize::{Callers, Pattern, Rule};
 use nexus_gateway::admission::{AuthenticationSettings, AuthorizationSettings};
 use nexus_gateway::config::Settings;
-use nexus_gateway::tls::ClientTlsSettings;
 use rustls::version::TLS13;
-use serde_json::json;
 
 use crate::certificates::{Authority, For};
 use crate::harness::*;
-use crate::tokens::{Signer, jwks};
 
 /// Settings that know the caller `orders` by this key.
 fn keyed(settings: Settings, header: &'static str, key: &NewApiKey) -> Settings {
@@ -28,7 +18,7 @@ fn keyed(settings: Settings, header: &'static str, key: &NewApiKey) -> Settings 
 }
 
 /// Rules by which everybody may do everything.
-fn open_to_all() -> AuthorizationSettings {
+pub(crate) fn open_to_all() -> AuthorizationSettings {
     let all = ["*", "anonymous"].map(|name| Pattern::new(name).expect("a pattern"));
     let callers = Callers { names: Some(all.into()), namespaces: None };
     let rules = vec![Rule { callers: callers.clone(), ..Rule::default() }];
@@ -40,7 +30,7 @@ fn orders() -> NewApiKey {
 }
 
 /// What a caller gets whose credential is wrong. It does not say what is wrong with it.
-fn assert_unauthenticated(answer: &Message) {
+pub(crate) fn assert_unauthenticated(answer: &Message) {
     assert_eq!((answer.status(), answer.header("nexus-gateway-failure")), (401, Some("unauthenticated")));
     assert_eq!(answer.header("nexus-request-retryable"), Some("false"));
     assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
@@ -209,129 +199,4 @@ async fn a_caller_is_known_by_its_certificate_unless_its_request_says_more() {
         let labels = [("how", how), ("result", result)];
         gateway.counts("nexus_gateway_authentications_total", &labels, count).await;
     }
-}
-
-/// An issuer whose tokens say `sub`, in a running gateway.
-fn issuing(settings: Settings, signers: &[&Signer]) -> Settings {
-    let issuer = JwtSettings {
-        issuer: "https://issuer.example".into(),
-        audience: vec!["gateway".into()],
-        algorithms: vec![Algorithm::Es256],
-        keys: KeySource::Set(KeySet::read(&jwks(signers)).expect("a good set")),
-        header: AUTHORIZATION,
-        name: ClaimPath::new(["sub".into()]),
-        pattern: IdentityPattern::new("{namespace}:{name}").expect("a pattern"),
-        namespace: None,
-        leeway: Duration::ZERO,
-    };
-    let authentication = AuthenticationSettings { jwt: vec![issuer], ..AuthenticationSettings::default() };
-    let shop = Callers {
-        names: Some(vec![Pattern::new("orders").expect("a pattern")]),
-        namespaces: Some(vec![Pattern::new("shop").expect("a pattern")]),
-    };
-    let rules = vec![Rule { callers: shop, ..Rule::default() }];
-    let authorization = AuthorizationSettings { rules, ..AuthorizationSettings::default() };
-    Settings { authentication: Some(authentication), authorization: Some(authorization), ..settings }
-}
-
-fn token(signer: &Signer, sub: &str) -> String {
-    let claims = json!({ "iss": "https://issuer.example", "aud": ["gateway"], "exp": 4_000_000_000_u64, "sub": sub });
-    format!("Bearer {}", signer.token(&claims))
-}
-
-#[tokio::test]
-async fn a_token_says_who_calls_and_does_not_reach_the_handler() {
-    let (handler, signer, next) = (Handler::answering(ok()), Signer::new("one", "ES256"), Signer::new("two", "ES256"));
-    let gateway = Gateway::start(issuing(leading_to(&handler), &[&signer])).await;
-    let mut caller = gateway.connect().await;
-    let with = |token: &str| start("pay").header("Authorization", token);
-    let orders = token(&signer, "shop:orders");
-    for again in 0..2 {
-        assert_eq!(caller.call(&with(&orders)).await.status(), 200);
-        assert_eq!(handler.requests()[again].header("authorization"), None);
-    }
-    assert_eq!(caller.call(&with(&token(&signer, "other:orders"))).await.status(), 404, "no rule is for it");
-    let unsigned = orders.rsplit_once('.').expect("a token").0.to_owned() + ".";
-    for wrong in [&token(&next, "shop:orders"), &token(&signer, "orders"), &unsigned, "Bearer planted-text"] {
-        assert_unauthenticated(&caller.call(&with(wrong)).await);
-    }
-    for (result, count) in [("known", 3.0), ("wrong", 4.0)] {
-        gateway.counts("nexus_gateway_authentications_total", &[("how", "jwt"), ("result", result)], count).await;
-    }
-
-    gateway.running.apply(issuing(leading_to(&handler), &[&next])).await.expect("it can be applied");
-    assert_unauthenticated(&caller.call(&with(&orders)).await);
-    assert_eq!(caller.call(&with(&token(&next, "shop:orders"))).await.status(), 200);
-}
-
-#[tokio::test]
-async fn who_makes_tokens_up_is_turned_away_and_those_who_are_known_go_on() {
-    let (handler, signer, thief) = (Handler::answering(ok()), Signer::new("one", "ES256"), Signer::new("one", "ES256"));
-    let mut settings = issuing(leading_to(&handler), &[&signer]);
-    settings.authentication.as_mut().expect("it is configured").max_wrong_per_peer = NonZeroU32::new(1);
-    let gateway = Gateway::start(settings).await;
-    let mut caller = gateway.connect().await;
-    let with = |token: &str| start("pay").header("Authorization", token);
-    let known = token(&signer, "shop:orders");
-    assert_eq!(caller.call(&with(&known)).await.status(), 200);
-    let mut statuses = Vec::new();
-    while statuses.last() != Some(&429) && statuses.len() < 100 {
-        let answer = caller.call(&with(&token(&thief, &format!("shop:{}", statuses.len())))).await;
-        statuses.push(answer.status());
-        if answer.status() == 429 {
-            let marker = "rate_limited; rule=\"authentication.max_wrong_per_peer\"";
-            assert_eq!(answer.header("nexus-gateway-failure"), Some(marker));
-            assert_eq!(
-                (answer.header("nexus-request-retryable"), answer.header("retry-after")),
-                (Some("true"), Some("1"))
-            );
-        }
-    }
-    assert!(statuses.len() > 2 && statuses[..statuses.len() - 1].iter().all(|status| *status == 401), "{statuses:?}");
-    assert_eq!(caller.call(&with(&known)).await.status(), 200);
-    assert_eq!(handler.requests().len(), 2);
-    let labels = [("how", "jwt"), ("result", "too_many_wrong")];
-    gateway.counts("nexus_gateway_authentications_total", &labels, 1.0).await;
-    gateway.counts("nexus_gateway_failures_total", &[("reason", "rate_limited")], 1.0).await;
-}
-
-/// The same with keys from this URL.
-fn issuing_at(url: &str, settings: Settings) -> Settings {
-    let mut settings = issuing(settings, &[&Signer::new("any", "ES256")]);
-    let issuer = &mut settings.authentication.as_mut().expect("it is configured").jwt[0];
-    issuer.keys = KeySource::Url(JwksUrl {
-        url: url.parse().expect("a URL"),
-        every: Duration::from_secs(300),
-        max_age: Duration::from_secs(3600),
-        tls: ClientTlsSettings::default(),
-        bearer: None,
-    });
-    settings
-}
-
-#[tokio::test]
-async fn keys_of_tokens_are_fetched_and_outlive_a_reload() {
-    let (handler, signer) = (Handler::answering(ok()), Signer::new("one", "ES256"));
-    let gateway = Gateway::start(issuing_at("http://127.0.0.1:1/", leading_to(&handler))).await;
-    let mut caller = gateway.connect().await;
-    let request = start("pay").header("Authorization", &token(&signer, "shop:orders"));
-    let answer = caller.call(&request).await;
-    let said = (answer.status(), answer.header("nexus-gateway-failure"), answer.header("nexus-request-retryable"));
-    assert_eq!(said, (503, Some("authentication_unavailable"), Some("true")));
-    let fetches = |result| [("issuer", "https://issuer.example"), ("result", result)];
-    gateway.counts("nexus_gateway_jwks_fetches_total", &fetches("error"), 1.0).await;
-
-    let issuer = Handler::answering(crate::harness::json("200 OK", &jwks(&[&signer])));
-    let settings = issuing_at(&issuer.url(), leading_to(&handler));
-    gateway.running.apply(settings.clone()).await.expect("it can be applied");
-    assert_eq!(caller.call(&request).await.status(), 200);
-    gateway
-        .running
-        .apply(Settings { authorization: Some(open_to_all()), ..settings })
-        .await
-        .expect("it can be applied");
-    assert_eq!(caller.call(&request).await.status(), 200);
-    assert_eq!(issuer.requests().len(), 1, "what was fetched stays");
-    gateway.counts("nexus_gateway_jwks_fetches_total", &fetches("ok"), 1.0).await;
-    assert!(gateway.metrics().await.has("nexus_gateway_jwks_age_seconds"));
 }

@@ -23,6 +23,7 @@ mod h2_abuse;
 mod headers;
 mod hold;
 mod http2;
+mod jwt;
 mod limits;
 mod metrics;
 mod parking;

@@ -147,6 +147,27 @@ async fn nobody_waits_long_for_a_server_that_is_silent() {
 }
 
 #[tokio::test]
+async fn the_last_good_set_holds_while_its_server_is_slow() {
+    let good = set("one");
+    let server = Server::start(says("200 OK", &good)).await;
+    let keeper = begin(&settings(&server));
+    fetched(&keeper, 1).await;
+    server.answer(None);
+    later(301 * SECOND).await;
+    server.wait_for(2).await;
+    tokio::time::pause();
+    assert!(!keeper.renew().await);
+    tokio::time::resume();
+    assert_eq!(keeper.current(), KeySet::read(&good).ok());
+    let next = set("two");
+    server.answer(says("200 OK", &next));
+    later(BOUNDS.time).await;
+    let status = fetched(&keeper, 3).await;
+    assert_eq!((status.ok, status.failed), (2, 1), "it is asked again");
+    assert_eq!(keeper.current(), KeySet::read(&next).ok());
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there_fails_at_once() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
