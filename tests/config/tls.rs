@@ -121,3 +121,46 @@ fn certificates_that_expire_soon_are_noted() {
         assert!(expiring(&settings, before(13))[0].ends_with(", in 13 days"));
     }
 }
+
+#[test]
+fn every_certificate_that_is_shown_has_its_end() {
+    let (folder, authority) = (tempdir().unwrap(), Authority::new("authority"));
+    let issued = authority.issue(For::default());
+    write(folder.path(), "tls.crt", &issued.chain);
+    write(folder.path(), "tls.key", &issued.key);
+    let text = "
+listen: [{ address: '127.0.0.1:0', tls: PAIR }]
+admin: { address: '127.0.0.1:0', tls: PAIR }
+authentication:
+  jwt: [{ issuer: i, audience: a, jwks: { url: 'https://i.example/', tls: PAIR } }]
+clusters:
+  home: { url: 'https://home.example', tls: PAIR }
+  plain: { url: 'http://plain.example' }
+endpoints:
+  partner:
+    external:
+      url: https://partner.example
+      tls: PAIR
+      credentials: { oauth2: { token_url: 'https://t.example', client_id: c, client_secret: s, tls: PAIR } }
+callbacks:
+  public_url: http://gateway.example
+  allow: ['http://127.0.0.1:*', { url: 'https://callbacks.example', tls: PAIR }]
+";
+    let pair =
+        "{ certificate: FOLDER/tls.crt, key: FOLDER/tls.key }".replace("FOLDER", folder.path().to_str().unwrap());
+    let settings = load_path(&write(folder.path(), "gateway.yaml", &text.replace("PAIR", &pair)));
+    let settings = settings.unwrap_or_else(|problems| panic!("{problems:?}"));
+    let mut used_for: Vec<_> = expiries(&settings).into_iter().map(|(used_for, _)| used_for).collect();
+    used_for.sort();
+    let expected = [
+        "admin",
+        "authentication.jwt[0]",
+        "callbacks.allow[1]",
+        "clusters.home",
+        "endpoints.partner",
+        "endpoints.partner.credentials.oauth2",
+        "listen[0]",
+    ];
+    assert_eq!(used_for, expected);
+    assert_eq!(notes(&settings).iter().filter(|note| note.starts_with("the certificate of ")).count(), expected.len());
+}

@@ -93,6 +93,11 @@ impl Allowed {
         Self { met_by: tls, ..self }
     }
 
+    /// How what it allows is met.
+    pub fn tls(&self) -> &ClientTlsSettings {
+        &self.met_by
+    }
+
     /// Whether the entry is for `https`.
     pub fn is_tls(&self) -> bool {
         self.tls
