@@ -190,4 +190,27 @@ proptest! {
             prop_assert_eq!(denied, if seen { Denied::Forbidden } else { unseen });
         }
     }
+
+    /// Nobody sends completions but those whom the words name; where there are none, whoever has the seal.
+    #[test]
+    fn completions_are_let_in_as_the_words_say(
+        written in prop::option::of((texts(), texts())),
+        caller in prop::option::of(name()), namespace in prop::option::of(name()),
+    ) {
+        let namespace = namespace.filter(|_| caller.is_some());
+        let (name, from) = (caller.as_deref(), namespace.as_deref());
+        let completions = written.as_ref().map(|(names, namespaces)| {
+            Callers { names: compiled(names), namespaces: compiled(namespaces) }
+        });
+        let settings = AuthorizationSettings { completions, ..AuthorizationSettings::default() };
+        let authorization = Authorization::new(Some(&settings), true);
+        for way in [Completion::Sealed, Completion::Home] {
+            let expected = match &written {
+                None => way == Completion::Sealed,
+                Some((names, namespaces)) => says_of_callers(names, name) && says_of_namespaces(namespaces, from),
+            };
+            let who = Who { name, namespace: from };
+            prop_assert_eq!(authorization.decide_completion(who, way).is_some(), expected);
+        }
+    }
 }
