@@ -111,6 +111,11 @@ impl Caller {
         self.identity.as_ref()
     }
 
+    /// The Temporal namespace that it calls from, where that is known.
+    pub fn namespace(&self) -> Option<&str> {
+        self.identity.as_ref()?.namespace.as_deref()
+    }
+
     /// Whether it may steer priority and forwarding inside Temporal.
     pub fn may_steer(&self) -> bool {
         self.trust == Trust::Trusted

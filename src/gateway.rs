@@ -200,7 +200,7 @@ impl Gateway {
             decode(&head.uri.path()[call.path.endpoint.clone()]).is_some_and(|name| name == endpoint.name());
         let operation = endpoint.operation(call.path.key(head.uri.path()));
         visit.record.operation(&operation.metrics);
-        let governed = operation.governed.of(&visit.caller_key());
+        let governed = operation.governed.of(&visit.caller_key(), visit.caller.namespace());
         visit.redact = governed.policy.redact;
         if call.path.method != Method::Start
             && let Some(answer) =
@@ -265,7 +265,7 @@ impl Gateway {
             return Ok(endpoint);
         }
         self.may_know(visit, &name)?;
-        let allowed = self.router.default_policy(&visit.caller_key()).timeout;
+        let allowed = self.router.default_policy(&visit.caller_key(), visit.caller.namespace()).timeout;
         let deadline = Deadline::new(visit.record.started(), call.timeout, allowed);
         let unavailable = |why: &str| {
             let message = format!("endpoint {name:?} is not known, and the registry could not be asked: {why}");

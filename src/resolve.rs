@@ -105,15 +105,22 @@ fn describe(table: &Table, endpoint: &Endpoint, question: Question<'_>, can_rela
     let Question { service, operation, .. } = question;
     let policies = table.policies();
     let caller = caller_of(question);
-    let decision = policies.explain(endpoint.name(), service, operation, caller.as_ref());
+    let namespace = question.who.and_then(|who| who.namespace);
+    let asked = [endpoint.name(), service, operation];
+    let decision = policies.explain(asked, caller.as_ref(), namespace);
     decisions(&mut text, &decision);
     completions(&mut text, &decision, can_relay);
     line(&mut text, "park", parking(&decision, can_relay));
     line(&mut text, "redact", because(&decision.redact, |redact| if *redact { "on".into() } else { "off".into() }));
-    let named = policies.callers(endpoint.name(), service, operation);
+    let named = policies.callers(asked);
     if caller.is_none() && !named.is_empty() {
         let named: Vec<_> = named.iter().map(ToString::to_string).collect();
         line(&mut text, "other callers", format!("ask with --caller or --as about {}", named.join(", ")));
+    }
+    let named = policies.namespaces(asked);
+    if namespace.is_none() && !named.is_empty() {
+        let named: Vec<_> = named.iter().map(|name| format!("{name:?}")).collect();
+        line(&mut text, "other namespaces", format!("ask with --as-namespace about {}", named.join(", ")));
     }
     text
 }

@@ -206,9 +206,9 @@ impl Router {
         self.table.load_full()
     }
 
-    /// What holds for requests of `caller` that name no endpoint of the table.
-    pub fn default_policy(&self, caller: &CallerKey) -> Policy {
-        self.table.load().plan.policies.decide("", "", "", caller)
+    /// What holds for requests of `caller`, from this namespace, that name no endpoint of the table.
+    pub fn default_policy(&self, caller: &CallerKey, namespace: Option<&str>) -> Policy {
+        self.table.load().plan.policies.decide([""; 3], caller, namespace)
     }
 
     /// From the next table on this is the plan.
@@ -407,8 +407,8 @@ impl Endpoint {
         // A path that was read has no segment that cannot be decoded.
         let service = decode(service).unwrap_or_default();
         let operation = decode(operation).unwrap_or_default();
-        let policies = self.plan.policies.decide_all(self.name(), &service, &operation);
         let names = [self.name(), &service, &operation];
+        let policies = self.plan.policies.decide_all(names);
         Operation {
             governed: policies.map(|policy| Governed::new(policy, &self.gates, names)),
             metrics: self.metrics.operation(&service, &operation),
@@ -487,7 +487,9 @@ mod tests {
     async fn a_new_policy_reaches_operations_already_known_and_keeps_connections() {
         let router = router(vec![dispatch("pay")]);
         let policy = |endpoint: &Endpoint| {
-            Arc::clone(&endpoint.operation("S/o").governed.of(&std::net::IpAddr::from([127, 0, 0, 1]).into()).policy)
+            Arc::clone(
+                &endpoint.operation("S/o").governed.of(&std::net::IpAddr::from([127, 0, 0, 1]).into(), None).policy,
+            )
         };
         let before = router.find("pay").unwrap();
         assert_eq!(policy(&before).max_request_body, 2 << 20);

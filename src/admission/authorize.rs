@@ -60,11 +60,7 @@ pub struct Who<'a> {
 
 impl<'a> From<&'a Caller> for Who<'a> {
     fn from(caller: &'a Caller) -> Self {
-        let identity = caller.identity();
-        Self {
-            name: identity.map(|identity| &*identity.name),
-            namespace: identity.and_then(|identity| identity.namespace.as_deref()),
-        }
+        Self { name: caller.identity().map(|identity| &*identity.name), namespace: caller.namespace() }
     }
 }
 

@@ -16,6 +16,11 @@ enum Known {
 }
 
 impl CallerKey {
+    /// Whether it has no name.
+    pub fn is_address(&self) -> bool {
+        matches!(self.0, Known::Address(_))
+    }
+
     /// The same for all addresses of an IPv6 /64: whoever has one of them has them all.
     pub(super) fn network(&self) -> Self {
         match &self.0 {

@@ -64,7 +64,7 @@ impl Gateway {
             return Err(relays_nothing());
         };
         self.authorize_completion(visit, Completion::Sealed)?;
-        let policy = self.router.default_policy(&visit.caller_key());
+        let policy = self.router.default_policy(&visit.caller_key(), visit.caller.namespace());
         let home = relay.open_completion(sealed, &mut head.headers).map_err(unopened)?;
         self.describe_completion(visit, &home.origin);
         visit.record.target(&home.destination);
@@ -126,7 +126,7 @@ impl Gateway {
             return Err(Failure::new(Reason::RelayOff, message));
         };
         self.authorize_completion(visit, Completion::Home)?;
-        let policy = self.router.default_policy(&visit.caller_key());
+        let policy = self.router.default_policy(&visit.caller_key(), visit.caller.namespace());
         let deadline = deadline(visit, &head, &policy)?;
         let (mut body, _held) = self.take_in(visit, &head, body, &policy, &deadline).await?;
         clean_completion(&mut head.headers);

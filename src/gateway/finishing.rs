@@ -147,7 +147,7 @@ fn is_able(endpoint: &Endpoint, operation: &Routed) -> bool {
     if !endpoint.upstream().is_usable() {
         return false;
     }
-    let Some(breaker) = &operation.governed.of(&nobody).breaker else { return true };
+    let Some(breaker) = &operation.governed.of(&nobody, None).breaker else { return true };
     let now = Instant::now();
     let breaker = breaker.gate(&nobody, now);
     if breaker.is_closed() {
@@ -255,7 +255,7 @@ impl Relaying<'_> {
         let call = Call { timeout: call::read_timeout(&start.headers)?, ..Call::read(&head)? };
         let operation = endpoint.operation(call.path.key(head.uri.path()));
         let caller = start.caller.clone();
-        let governed = operation.governed.of(&caller_key(&caller));
+        let governed = operation.governed.of(&caller_key(&caller), caller.namespace());
         let mut visit = self.visit(caller, &start.headers);
         visit.by_name = true;
         visit.record.operation(&operation.metrics);
@@ -326,7 +326,7 @@ impl Relaying<'_> {
             return Carried::NotNow { down: true };
         }
         let caller = completion.caller.clone();
-        let policy = gateway.router.default_policy(&caller_key(&caller));
+        let policy = gateway.router.default_policy(&caller_key(&caller), caller.namespace());
         let mut visit = self.visit(caller, &headers);
         gateway.describe_completion(&mut visit, &home.origin);
         visit.record.resumed(Method::Complete, since(row.arrived));
@@ -370,7 +370,7 @@ impl Relaying<'_> {
         let Some(endpoint) = there.then(|| Arc::clone(&endpoint)).or_else(elsewhere) else { return false };
         let operation = endpoint.operation(key);
         let caller = Caller::absent(NOBODY, None);
-        let governed = operation.governed.of(&caller_key(&caller));
+        let governed = operation.governed.of(&caller_key(&caller), caller.namespace());
         let mut visit = self.visit(caller, &head.headers);
         visit.record.asked(Method::Cancel);
         visit.record.operation(&operation.metrics);
@@ -420,7 +420,7 @@ impl Gateway {
 fn keep(router: &Router, relay: &Callbacks, row: &Row, completion: &KeptCompletion) -> Option<Ending> {
     let origin = relay.open_origin(&completion.sealed).ok()?;
     let destination = Destination::parse(&origin.url).ok()?;
-    let policy = router.default_policy(&caller_key(&completion.caller));
+    let policy = router.default_policy(&caller_key(&completion.caller), completion.caller.namespace());
     let holds = policy.park.as_ref().map_or_else(|| ParkSettings::default().max_age, |park| park.settings.max_age);
     let content = relay.keep_completion(&row.id.to_string(), completion);
     Some(Ending { lane: format!("d/{destination}").into(), content, holds })

@@ -82,7 +82,7 @@ impl Gateway {
         let (service, operation) = key.split_once('/').unwrap_or((key, ""));
         let decoded = |part| decode(part).unwrap_or_default();
         let table = self.router.table();
-        let policies = table.policies().decide_all(name, &decoded(service), &decoded(operation));
+        let policies = table.policies().decide_all([name, &decoded(service), &decoded(operation)]);
         policies.any(|policy| policy.redact)
     }
 }

@@ -20,6 +20,8 @@ pub use rules::{Decided, Decision, ForCallers, Policies};
 pub struct Selector {
     /// Name of the caller, or the address of one that has no name.
     pub caller: Option<CallerKey>,
+    /// The namespace that a caller with a name calls from.
+    pub caller_namespace: Option<Box<str>>,
     /// Endpoint name.
     pub endpoint: Option<Box<str>>,
     /// Service name, decoded.
@@ -147,8 +149,10 @@ impl<T> Toggle<T> {
 
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { caller, endpoint, service, operation } = self;
-        write!(f, "caller={caller:?} endpoint={endpoint:?} service={service:?} operation={operation:?}")
+        let Self { caller, caller_namespace, endpoint, service, operation } = self;
+        write!(f, "caller={caller:?} endpoint={endpoint:?} service={service:?} operation={operation:?}")?;
+        // Gateways that share limits know them by this text; those from before there were namespaces have none here.
+        caller_namespace.as_ref().map_or(Ok(()), |namespace| write!(f, " caller_namespace={namespace:?}"))
     }
 }
 
@@ -159,6 +163,7 @@ impl Selector {
             part.is_none_or(|part| other == Some(part))
         }
         fits(self.caller.as_ref(), other.caller.as_ref())
+            && fits(self.caller_namespace.as_ref(), other.caller_namespace.as_ref())
             && fits(self.endpoint.as_ref(), other.endpoint.as_ref())
             && fits(self.service.as_ref(), other.service.as_ref())
             && fits(self.operation.as_ref(), other.operation.as_ref())
@@ -170,16 +175,17 @@ impl Selector {
         fits(&self.endpoint, endpoint) && fits(&self.service, service) && fits(&self.operation, operation)
     }
 
-    /// Whether it matches this caller, or without one every caller that no rule names.
-    fn matches_caller(&self, caller: Option<&CallerKey>) -> bool {
-        self.caller.is_none() || self.caller.as_ref() == caller
+    /// Whether it matches this caller from this namespace; without one every caller, or namespace, that no rule names.
+    fn matches_caller(&self, caller: Option<&CallerKey>, namespace: Option<&str>) -> bool {
+        (self.caller.is_none() || self.caller.as_ref() == caller)
+            && (self.caller_namespace.is_none() || self.caller_namespace.as_deref() == namespace)
     }
 
     /// More parts are more specific; of as many, the one that names the operation, then the service, then the
-    /// endpoint. So a rule for one caller alone comes last before the rules for everything.
-    fn specificity(&self) -> (usize, bool, bool, bool) {
-        let parts = [&self.endpoint, &self.service, &self.operation];
-        let named = parts.iter().filter(|part| part.is_some()).count() + usize::from(self.caller.is_some());
-        (named, self.operation.is_some(), self.service.is_some(), self.endpoint.is_some())
+    /// endpoint, then the caller. So a rule for one namespace alone comes last before the rules for everything.
+    fn specificity(&self) -> (usize, [bool; 4]) {
+        let Self { caller, caller_namespace, endpoint, service, operation } = self;
+        let named = [operation.is_some(), service.is_some(), endpoint.is_some(), caller.is_some()];
+        (named.into_iter().chain([caller_namespace.is_some()]).filter(|is_named| *is_named).count(), named)
     }
 }

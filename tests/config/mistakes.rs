@@ -56,6 +56,18 @@ fn reports_are_bounded() {
 }
 
 #[test]
+fn pairs_of_callers_and_namespaces_are_bounded() {
+    let rules = |count: usize| {
+        let of = |key, number| format!("  - {{ match: {{ {key}: a{number} }}, hold: true }}\n");
+        let both = |number| of("caller", number) + &of("caller_namespace", number);
+        format!("policies:\n{}", (0..count).map(both).collect::<String>())
+    };
+    assert_eq!(load_text(&rules(31)).map(|_| ()), Ok(()));
+    let report = refusal(load_text(&rules(32)));
+    assert!(report.contains("gateway.yaml:1: policies: name 32 callers and 32 namespaces"), "{report}");
+}
+
+#[test]
 fn nesting_is_bounded() {
     for text in ["[".repeat(100_000), "- ".repeat(100_000), "? ".repeat(100_000), "{a: ".repeat(100_000)] {
         refusal(load_text(&text));

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use nexus_gateway::config::Settings;
-use nexus_gateway::resolve::{Question, Resolved, resolve};
+use nexus_gateway::resolve::{Question, Resolved, asker, resolve};
 
 use crate::load_text;
 
@@ -30,6 +30,27 @@ policies: [{ timeout: 5s, breaker: {} }, { match: { caller: 10.0.0.7 }, breaker:
         assert!(named.contains(part), "{part} in {named}");
     }
     assert!(!named.contains("other callers"), "{named}");
+}
+
+#[tokio::test]
+async fn what_holds_for_a_namespace_is_told() {
+    let settings = load_text(
+        "
+endpoints: { pay: { external: { url: 'http://127.0.0.1:1' } } }
+policies: [{ timeout: 5s }, { match: { caller_namespace: prod }, timeout: 6s }]",
+    )
+    .unwrap();
+    let ask = async |namespace| {
+        let who = Some(asker("orders", namespace));
+        let question = Question { service: "S", operation: "o", caller: None, who };
+        let Resolved::Found(text) = resolve(settings.clone(), "pay", question).await else { panic!("not found") };
+        text
+    };
+    let others = ask(None).await;
+    assert!(others.contains("5s (policies[0])"), "{others}");
+    assert!(others.contains("other namespaces   ask with --as-namespace about \"prod\"\n"), "{others}");
+    let prod = ask(Some("prod")).await;
+    assert!(prod.contains("6s (policies[1])") && !prod.contains("other namespaces"), "{prod}");
 }
 
 #[tokio::test]

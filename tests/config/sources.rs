@@ -1,10 +1,10 @@
 //! Where settings come from: files, folders, variables, secrets, flags.
 
 use std::fs;
-use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nexus_gateway::admin::{AdminSettings, AdminToken};
@@ -77,7 +77,7 @@ server:
 clusters: { home: { url: 'http://a:9/x', discover: { every: 10s, externals: true } } }
 endpoints: { partner: { external: { url: 'http://b:11/y' } } }
 policies:
-  - match: { caller: '::ffff:10.0.0.1', endpoint: partner, service: S, operation: O }
+  - match: { caller: orders, caller_namespace: N, endpoint: partner, service: S, operation: O }
     timeout: 12s
     max_request_body: 13
     max_response_body: 14
@@ -231,7 +231,8 @@ fn every_setting_of_a_policy() -> PolicyRule {
     let count = |number| NonZeroU32::new(number).expect("not zero");
     PolicyRule {
         selector: Selector {
-            caller: Some(IpAddr::from([10, 0, 0, 1]).into()),
+            caller: Some(Arc::<str>::from("orders").into()),
+            caller_namespace: Some("N".into()),
             endpoint: Some("partner".into()),
             service: Some("S".into()),
             operation: Some("O".into()),

@@ -165,6 +165,21 @@ async fn policies_are_for_callers_by_their_names() {
     assert_eq!(gateway.call(&known.by("team-a", start("pay"))).await.status(), 200);
 }
 
+#[tokio::test]
+async fn policies_are_for_callers_by_the_namespaces_they_call_from() {
+    let handler = Handler::answering(ok());
+    let known =
+        Known::new(&[("orders", Some("prod")), ("team-a", Some("prod")), ("stock", Some("test")), ("odd", None)]);
+    let selector = Selector { caller_namespace: Some("prod".into()), ..Selector::default() };
+    let small = PolicyRule { selector, max_request_body: Some(1), ..PolicyRule::default() };
+    let rules = vec![everybody(), rule(&["anonymous"], &[], &[], &[])];
+    let settings = known.under(leading_to(&handler), rules);
+    let gateway = Gateway::start(Settings { policies: vec![small], ..settings }).await;
+    for (caller, status) in [("orders", 400), ("team-a", 400), ("stock", 200), ("odd", 200), ("nobody", 200)] {
+        assert_eq!(gateway.call(&known.by(caller, start("pay"))).await.status(), status, "{caller}");
+    }
+}
+
 /// An endpoint `pay` whose completions come back through the gateway.
 fn relaying(endpoint: &str) -> Settings {
     let public_url = Some(BaseUrl::parse("http://gateway.test:7280").expect("a URL"));

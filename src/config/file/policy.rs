@@ -6,7 +6,8 @@ use serde::Deserialize;
 use super::Park;
 use crate::config::shape::{Switched, Toggled};
 use crate::config::value::{
-    CallerName, Checked, Count, EndpointName, HOUR, MIB, MINUTE, OrOff, Percent, Period, RateOf, Segment, Size, Time,
+    CallerName, CallerNamespace, Checked, Count, EndpointName, HOUR, MIB, MINUTE, OrOff, Percent, Period, RateOf,
+    Segment, Size, Time,
 };
 
 /// `off`, or a mapping of keys.
@@ -72,6 +73,8 @@ pub(in crate::config) enum Callback {
 pub(in crate::config) struct Match {
     /// A caller's name, or the IP address from which one without a name connects. Left out: every caller.
     pub(in crate::config) caller: Option<Checked<CallerName>>,
+    /// The namespace that a caller with a name calls from. Left out: every namespace, known or not.
+    pub(in crate::config) caller_namespace: Option<Checked<CallerNamespace>>,
     /// An endpoint's name. Left out: every endpoint.
     pub(in crate::config) endpoint: Option<Checked<EndpointName>>,
     /// A service's name. Left out: every service.

@@ -1,5 +1,6 @@
 //! Policies in file order, and what has to fit together among them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -24,6 +25,10 @@ pub(super) use park::{
 /// What a policy can set: the key, and whether a rule sets it.
 type Setting = (&'static str, fn(&PolicyRule) -> bool);
 
+/// What holds is found out for each pair of a caller and a namespace that rules name, whenever an operation is asked for
+/// the first time.
+const MAX_PAIRS: usize = 1000;
+
 const SETTINGS: [Setting; 12] = [
     ("timeout", |rule| rule.timeout.is_some()),
     ("max_request_body", |rule| rule.max_request_body.is_some()),
@@ -45,15 +50,22 @@ pub(super) fn build(list: Option<Vec<Option<file::Policy>>>, report: &mut Report
     let rules: Vec<_> = list.map(|(index, policy)| rule(policy, &item_path("policies", index), report)).collect();
     refuse_empty(&rules, report);
     refuse_repeated(&rules, report);
+    refuse_many_pairs(&rules, report);
     refuse_long_waits(&rules, report);
     rules
 }
 
 fn rule(file: file::Policy, path: &str, report: &mut Report<'_>) -> PolicyRule {
     let selector = file.r#match.unwrap_or_default();
+    if selector.caller_namespace.is_some() && selector.caller.as_ref().is_some_and(|caller| caller.0.is_address()) {
+        let message =
+            "is for nobody: who is known by an address calls from no namespace; remove it, or name the caller";
+        report.add_about(&format!("{path}.match.caller_namespace"), message);
+    }
     PolicyRule {
         selector: Selector {
             caller: selector.caller.map(|caller| caller.0),
+            caller_namespace: selector.caller_namespace.map(|namespace| (*namespace.0).into()),
             endpoint: selector.endpoint.map(|name| name.0),
             service: selector.service.map(|name| name.0),
             operation: selector.operation.map(|name| name.0),
@@ -101,6 +113,19 @@ fn refuse_repeated(rules: &[PolicyRule], report: &mut Report<'_>) {
             }
         }
         earlier.push((path, rule));
+    }
+}
+
+fn refuse_many_pairs(rules: &[PolicyRule], report: &mut Report<'_>) {
+    let callers: BTreeSet<_> = rules.iter().filter_map(|rule| rule.selector.caller.as_ref()).collect();
+    let namespaces: BTreeSet<_> = rules.iter().filter_map(|rule| rule.selector.caller_namespace.as_ref()).collect();
+    let (callers, namespaces) = (callers.len(), namespaces.len());
+    if callers * namespaces > MAX_PAIRS {
+        let message = format!(
+            "name {callers} callers and {namespaces} namespaces, and each of those could call from each of these; name so \
+            few that there are at most {MAX_PAIRS} pairs"
+        );
+        report.add("policies", message);
     }
 }
 

@@ -72,12 +72,18 @@ pub struct Decision {
     pub redact: Decided<bool>,
 }
 
-/// What holds for an operation, by caller.
+/// What holds for an operation, by caller and the namespace that it calls from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForCallers<T = Arc<Policy>> {
-    others: T,
     /// Callers that a rule names, in order.
-    named: Box<[(CallerKey, T)]>,
+    callers: Box<[CallerKey]>,
+    /// Namespaces that a rule names, in order.
+    namespaces: Box<[Box<str>]>,
+    /// What may hold.
+    all: Box<[T]>,
+    /// Which of that does: a row for each caller and one for all others, in it a place for each namespace and one for all
+    /// others.
+    which: Box<[usize]>,
 }
 
 impl Policies {
@@ -88,9 +94,16 @@ impl Policies {
         Self { rules }
     }
 
-    /// What holds for an operation, and why; without a caller, for every caller that no rule names.
-    pub fn explain(&self, endpoint: &str, service: &str, operation: &str, caller: Option<&CallerKey>) -> Decision {
-        self.decide_by(|selector| selector.matches(endpoint, service, operation) && selector.matches_caller(caller))
+    /// What holds for an operation, and why; without a caller, or without a namespace, for all that no rule names.
+    pub fn explain(
+        &self,
+        [endpoint, service, operation]: [&str; 3],
+        caller: Option<&CallerKey>,
+        namespace: Option<&str>,
+    ) -> Decision {
+        self.decide_by(|selector| {
+            selector.matches(endpoint, service, operation) && selector.matches_caller(caller, namespace)
+        })
     }
 
     /// What holds, and why, for those requests of a selector that no rule with a narrower one matches.
@@ -98,27 +111,48 @@ impl Policies {
         self.decide_by(|selector| selector.covers(of))
     }
 
-    /// What holds for an operation and a caller.
-    pub fn decide(&self, endpoint: &str, service: &str, operation: &str, caller: &CallerKey) -> Policy {
-        self.explain(endpoint, service, operation, Some(caller)).into()
+    /// What holds for an operation and a caller that calls from this namespace, where that is known.
+    pub fn decide(&self, operation: [&str; 3], caller: &CallerKey, namespace: Option<&str>) -> Policy {
+        self.explain(operation, Some(caller), namespace).into()
     }
 
     /// What holds for an operation, whoever calls: found once, so that a request only looks its caller up.
-    pub fn decide_all(&self, endpoint: &str, service: &str, operation: &str) -> ForCallers {
-        let policy = |caller: Option<&CallerKey>| Arc::new(self.explain(endpoint, service, operation, caller).into());
-        let callers = self.callers(endpoint, service, operation).into_iter();
-        let named = callers.map(|caller| (policy(Some(&caller)), caller)).map(|(policy, caller)| (caller, policy));
-        let named = named.collect();
-        ForCallers { others: policy(None), named }
+    pub fn decide_all(&self, operation: [&str; 3]) -> ForCallers {
+        let (callers, namespaces) = (self.callers(operation), self.namespaces(operation));
+        let (mut all, mut which) = (Vec::<Arc<Policy>>::new(), Vec::new());
+        for caller in callers.iter().map(Some).chain([None]) {
+            for namespace in namespaces.iter().map(|namespace| Some(&**namespace)).chain([None]) {
+                let policy = self.explain(operation, caller, namespace).into();
+                let known = all.iter().position(|known| **known == policy);
+                which.push(known.unwrap_or(all.len()));
+                if known.is_none() {
+                    all.push(Arc::new(policy));
+                }
+            }
+        }
+        ForCallers { callers: callers.into(), namespaces: namespaces.into(), all: all.into(), which: which.into() }
     }
 
     /// The callers for which something else may hold than for others, in order.
-    pub fn callers(&self, endpoint: &str, service: &str, operation: &str) -> Vec<CallerKey> {
+    pub fn callers(&self, operation: [&str; 3]) -> Vec<CallerKey> {
+        self.named(operation, |selector| selector.caller.clone())
+    }
+
+    /// The namespaces of callers for which something else may hold than for others, in order.
+    pub fn namespaces(&self, operation: [&str; 3]) -> Vec<Box<str>> {
+        self.named(operation, |selector| selector.caller_namespace.clone())
+    }
+
+    fn named<T: Ord>(
+        &self,
+        [endpoint, service, operation]: [&str; 3],
+        part: impl Fn(&Selector) -> Option<T>,
+    ) -> Vec<T> {
         let matching = self.rules.iter().filter(|rule| rule.selector.matches(endpoint, service, operation));
-        let mut callers: Vec<_> = matching.filter_map(|rule| rule.selector.caller.clone()).collect();
-        callers.sort_unstable();
-        callers.dedup();
-        callers
+        let mut named: Vec<_> = matching.filter_map(|rule| part(&rule.selector)).collect();
+        named.sort_unstable();
+        named.dedup();
+        named
     }
 
     fn decide_by(&self, applies: impl Fn(&Selector) -> bool) -> Decision {
@@ -197,22 +231,29 @@ impl From<Decision> for Policy {
 impl<T> ForCallers<T> {
     /// The same for what `make` makes of each.
     pub fn map<U>(&self, make: impl Fn(&T) -> U) -> ForCallers<U> {
-        let named = self.named.iter().map(|(caller, policy)| (caller.clone(), make(policy))).collect();
-        ForCallers { others: make(&self.others), named }
+        ForCallers {
+            callers: self.callers.clone(),
+            namespaces: self.namespaces.clone(),
+            all: self.all.iter().map(make).collect(),
+            which: self.which.clone(),
+        }
     }
 
     /// Whether it is so for any caller.
     pub fn any(&self, is: impl Fn(&T) -> bool) -> bool {
-        is(&self.others) || self.named.iter().any(|(_, one)| is(one))
+        self.all.iter().any(is)
     }
 
-    /// What holds for this caller.
-    pub fn of(&self, caller: &CallerKey) -> &T {
-        if self.named.is_empty() {
-            return &self.others;
+    /// What holds for this caller, which calls from this namespace, where that is known.
+    pub fn of(&self, caller: &CallerKey, namespace: Option<&str>) -> &T {
+        if let [only] = &*self.all {
+            return only;
         }
-        let found = self.named.binary_search_by(|(named, _)| named.cmp(caller));
-        found.map_or(&self.others, |at| &self.named[at].1)
+        let row = self.callers.binary_search(caller).unwrap_or(self.callers.len());
+        let known =
+            namespace.and_then(|namespace| self.namespaces.binary_search_by(|known| (**known).cmp(namespace)).ok());
+        let place = known.unwrap_or(self.namespaces.len());
+        &self.all[self.which[row * (self.namespaces.len() + 1) + place]]
     }
 }
 
@@ -233,7 +274,13 @@ mod tests {
 
     fn selector(caller: Option<CallerKey>, endpoint: &str, service: &str, operation: &str) -> Selector {
         let part = |text: &str| (!text.is_empty()).then(|| text.into());
-        Selector { caller, endpoint: part(endpoint), service: part(service), operation: part(operation) }
+        Selector {
+            caller,
+            caller_namespace: None,
+            endpoint: part(endpoint),
+            service: part(service),
+            operation: part(operation),
+        }
     }
 
     fn rule(endpoint: &str, service: &str, operation: &str, seconds: u64) -> PolicyRule {
@@ -246,7 +293,7 @@ mod tests {
     }
 
     fn timeout(policies: &Policies, endpoint: &str, service: &str, operation: &str) -> u64 {
-        policies.decide(endpoint, service, operation, &caller()).timeout.as_secs()
+        policies.decide([endpoint, service, operation], &caller(), None).timeout.as_secs()
     }
 
     fn breaker(selector: Selector, breaker: Toggle<BreakerSettings>) -> PolicyRule {
@@ -271,7 +318,7 @@ mod tests {
         assert_eq!(timeout(&policies, "pay", "Svc", "z"), 6);
         assert_eq!(timeout(&policies, "pay", "Svc", "op"), 7);
         assert_eq!(timeout(&policies, "pay", "Svc", "op2"), 8);
-        let others = |endpoint| policies.decide(endpoint, "y", "z", &other()).timeout.as_secs();
+        let others = |endpoint| policies.decide([endpoint, "y", "z"], &other(), None).timeout.as_secs();
         assert_eq!((others("x"), others("pay")), (1, 3));
     }
 
@@ -298,7 +345,7 @@ mod tests {
         let mut size_only = rule("pay", "", "", 0);
         (size_only.timeout, size_only.max_request_body) = (None, Some(7));
         let policies = Policies::new(vec![size_only, rule("pay", "", "", 2), rule("pay", "", "", 3)]);
-        let decision = policies.explain("pay", "Svc", "op", None);
+        let decision = policies.explain(["pay", "Svc", "op"], None, None);
         assert_eq!(decision.timeout, Decided { value: Duration::from_secs(2), rule: Some(1) });
         assert_eq!(decision.max_request_body, Decided { value: 7, rule: Some(0) });
         assert_eq!(decision.max_response_body, Decided { value: 2 << 20, rule: None });
@@ -311,8 +358,8 @@ mod tests {
         let off = breaker(selector(None, "pay", "", ""), Toggle::Off);
         let no_retry = PolicyRule { retry: Some(Toggle::Off), ..PolicyRule::default() };
         let policies = Policies::new(vec![everything, off, no_retry]);
-        assert_eq!(policies.explain("pay", "S", "o", None).breaker, Decided { value: None, rule: Some(1) });
-        let other = policies.decide("other", "S", "o", &caller());
+        assert_eq!(policies.explain(["pay", "S", "o"], None, None).breaker, Decided { value: None, rule: Some(1) });
+        let other = policies.decide(["other", "S", "o"], &caller(), None);
         let (on, retry) = (other.breaker.unwrap(), other.retry);
         assert_eq!((&*on.name, on.rule), ("policies[0].breaker", 0));
         assert_eq!((retry.attempts, retry.on), (1, RetryOn::NOTHING));
@@ -328,11 +375,11 @@ mod tests {
         };
         let policies = Policies::new(vec![of("", Some(false), Some(false)), of("pay", Some(true), None)]);
         let decided = |endpoint| {
-            let policy = policies.decide(endpoint, "S", "o", &caller());
+            let policy = policies.decide([endpoint, "S", "o"], &caller(), None);
             (policy.relay, policy.sticky)
         };
         assert_eq!((decided("pay"), decided("other")), ((true, false), (false, false)));
-        let default = Policies::default().decide("pay", "S", "o", &caller());
+        let default = Policies::default().decide(["pay", "S", "o"], &caller(), None);
         assert_eq!((default.relay, default.sticky), (true, true));
     }
 
@@ -348,20 +395,23 @@ mod tests {
             vec![of("", Toggle::On(ParkSettings::default())), of("pay", Toggle::Off), of("buy", Toggle::On(few))];
         let policies = Policies::new(rules);
         let decided = |endpoint| {
-            let park = policies.decide(endpoint, "S", "o", &caller()).park;
+            let park = policies.decide([endpoint, "S", "o"], &caller(), None).park;
             park.map(|park| (park.settings.max, park.name.to_string(), park.selector.endpoint.is_some()))
         };
         assert_eq!(decided("other"), Some((100_000, "policies[0].park".into(), false)));
         assert_eq!(decided("pay"), None);
         assert_eq!(decided("buy"), Some((5, "policies[2].park".into(), true)));
-        assert_eq!(policies.explain("pay", "S", "o", None).park, Decided { value: None, rule: Some(1) });
-        assert_eq!(Policies::default().explain("pay", "S", "o", None).park, Decided { value: None, rule: None });
+        assert_eq!(policies.explain(["pay", "S", "o"], None, None).park, Decided { value: None, rule: Some(1) });
+        assert_eq!(
+            Policies::default().explain(["pay", "S", "o"], None, None).park,
+            Decided { value: None, rule: None }
+        );
     }
 
     #[test]
     fn requests_of_one_rule_share_its_settings() {
         let policies = Policies::new(vec![breaker(Selector::default(), Toggle::On(BreakerSettings::default()))]);
-        let of = |operation| policies.decide_all("pay", "S", operation).of(&caller()).breaker.clone().unwrap();
+        let of = |operation| policies.decide_all(["pay", "S", operation]).of(&caller(), None).breaker.clone().unwrap();
         assert!(Arc::ptr_eq(&of("a"), &of("b")));
     }
 
@@ -369,7 +419,7 @@ mod tests {
     fn a_limit_is_known_again_after_its_rule_moved() {
         let limit = breaker(selector(None, "pay", "", ""), Toggle::On(BreakerSettings::default()));
         let key = |rules| {
-            let ruled = Policies::new(rules).decide("pay", "S", "o", &caller()).breaker.unwrap();
+            let ruled = Policies::new(rules).decide(["pay", "S", "o"], &caller(), None).breaker.unwrap();
             (ruled.settings.clone(), ruled.selector.clone())
         };
         let before = key(vec![limit.clone()]);
@@ -387,9 +437,42 @@ mod tests {
             let mut rule = rule("", "", "", 3);
             rule.selector.caller = Some(named);
             let policies = Policies::new(vec![rule]);
-            assert_eq!(policies.decide("e", "s", "o", &asks).timeout.as_secs(), 3);
-            let all = policies.decide_all("e", "s", "o");
-            assert_eq!((all.of(&asks).timeout.as_secs(), all.of(&other()).timeout.as_secs()), (3, 10));
+            assert_eq!(policies.decide(["e", "s", "o"], &asks, None).timeout.as_secs(), 3);
+            let all = policies.decide_all(["e", "s", "o"]);
+            assert_eq!((all.of(&asks, None).timeout.as_secs(), all.of(&other(), None).timeout.as_secs()), (3, 10));
+        }
+    }
+
+    #[test]
+    fn a_namespace_is_a_part_like_any_other_and_counts_least() {
+        let from = |rule: PolicyRule, namespace: &str| PolicyRule {
+            selector: Selector { caller_namespace: Some(namespace.into()), ..rule.selector },
+            ..rule
+        };
+        let policies = Policies::new(vec![
+            rule("", "", "", 1),
+            from(rule("", "", "", 2), "prod"),
+            of_caller(rule("", "", "", 3)),
+            from(of_caller(rule("", "", "", 4)), "prod"),
+            rule("pay", "", "", 5),
+            from(rule("pay", "", "", 6), "test"),
+        ]);
+        let timeout = |endpoint, caller: &CallerKey, namespace| {
+            let all = policies.decide_all([endpoint, "S", "o"]);
+            all.of(caller, namespace).timeout.as_secs()
+        };
+        for (endpoint, caller, namespace, expected) in [
+            ("x", other(), None, 1),
+            ("x", other(), Some("elsewhere"), 1),
+            ("x", other(), Some("prod"), 2),
+            ("x", caller(), Some("elsewhere"), 3),
+            ("x", caller(), Some("prod"), 4),
+            ("pay", other(), Some("prod"), 5),
+            ("pay", caller(), Some("prod"), 4),
+            ("pay", other(), Some("test"), 6),
+            ("pay", caller(), Some("test"), 6),
+        ] {
+            assert_eq!(timeout(endpoint, &caller, namespace), expected, "{endpoint} {caller} {namespace:?}");
         }
     }
 
@@ -410,21 +493,27 @@ mod tests {
     fn any_rule() -> impl Strategy<Value = PolicyRule> {
         let caller = prop::option::of(prop::sample::select(vec!["10.0.0.5", "::ffff:10.0.0.5", "::1", "orders"]));
         let name = || prop::option::of(prop::sample::select(vec!["a", "b"]));
-        (caller, name(), name(), name(), prop::option::of(1_u64..100)).prop_map(|(caller, e, s, o, seconds)| {
-            let part = |text: Option<&str>| text.map(Into::into);
-            let caller = caller.map(key);
-            let selector = Selector { caller, endpoint: part(e), service: part(s), operation: part(o) };
-            PolicyRule { selector, timeout: seconds.map(Duration::from_secs), ..PolicyRule::default() }
-        })
+        (caller, name(), name(), name(), name(), prop::option::of(1_u64..100)).prop_map(
+            |(caller, n, e, s, o, seconds)| {
+                let part = |text: Option<&str>| text.map(Into::into);
+                let (caller, caller_namespace) = (caller.map(key), part(n));
+                let selector =
+                    Selector { caller, caller_namespace, endpoint: part(e), service: part(s), operation: part(o) };
+                PolicyRule { selector, timeout: seconds.map(Duration::from_secs), ..PolicyRule::default() }
+            },
+        )
     }
 
     proptest! {
         #[test]
         fn looking_a_caller_up_is_the_same_as_deciding_for_it(rules in prop::collection::vec(any_rule(), 0..12)) {
             let policies = Policies::new(rules);
-            let all = policies.decide_all("a", "b", "a");
+            let all = policies.decide_all(["a", "b", "a"]);
             for caller in ["10.0.0.5", "::ffff:10.0.0.6", "::1", "10.0.0.7", "orders", "billing"].map(key) {
-                prop_assert_eq!(&**all.of(&caller), &policies.decide("a", "b", "a", &caller), "{}", caller);
+                for namespace in [None, Some("a"), Some("b"), Some("c")] {
+                    let decided = policies.decide(["a", "b", "a"], &caller, namespace);
+                    prop_assert_eq!(&**all.of(&caller, namespace), &decided, "{} {:?}", caller, namespace);
+                }
             }
         }
     }
