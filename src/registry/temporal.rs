@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{ACCEPT, HeaderValue};
 use http::{StatusCode, Uri};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -64,15 +63,13 @@ pub enum ReadError {
         /// What happened.
         why: String,
     },
-    /// An answer that is not 200.
-    #[error("{url} answered {status}: {message}")]
+    /// An answer that is not 200. Of its body nothing is kept: it may repeat the credentials that it was shown.
+    #[error("{url} answered {status}")]
     Refused {
         /// What was asked.
         url: String,
         /// The status.
         status: StatusCode,
-        /// The beginning of the body.
-        message: String,
     },
     /// An answer that cannot be read.
     #[error("{url} did not answer with a list of Nexus endpoints: {why}")]
@@ -196,7 +193,7 @@ impl Client {
             self.purse.refused();
         }
         if status != StatusCode::OK {
-            return Err(ReadError::Refused { url: url_shown(), status, message: beginning(&body) });
+            return Err(ReadError::Refused { url: url_shown(), status });
         }
         serde_json::from_slice(&body).map_err(|error| ReadError::Garbage { url: url_shown(), why: misread(&error) })
     }
@@ -234,10 +231,6 @@ fn definition(endpoint: Endpoint, cluster: &Arc<str>, externals: bool) -> Option
         _ => return None,
     };
     Some(Definition { name: name.into(), id: Some(id.into()), target })
-}
-
-fn beginning(body: &Bytes) -> String {
-    String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned()
 }
 
 #[derive(Deserialize)]

@@ -1,7 +1,11 @@
 //! Registries that fail: at the start, later, by silence or by nonsense.
 
+use http::HeaderValue;
+use http::header::AUTHORIZATION;
 use nexus_gateway::config::Settings;
+use nexus_gateway::credentials::{Credentials, Outward};
 use nexus_gateway::nexus::ErrorType;
+use nexus_gateway::registry::ClusterSettings;
 use serde_json::Value;
 
 use crate::harness::*;
@@ -177,4 +181,26 @@ async fn a_gateway_is_ready_once_every_source_was_read() {
     assert_eq!(gateway.admin("/healthz").await.status(), 200);
     gone.state().mood = Mood::Well;
     gateway.until_ready().await;
+}
+
+#[tokio::test]
+async fn a_registry_that_echoes_what_it_is_shown_gets_it_no_further() {
+    let cluster = Cluster::serving(vec![]);
+    cluster.state().mood = Mood::Echoes;
+    let shown = HeaderValue::from_static("Bearer planted-registry-bearer");
+    let outward = Outward { credentials: Some(Credentials::Header(AUTHORIZATION, shown)), ..Outward::default() };
+    let gateway = Gateway::start(Settings {
+        clusters: vec![ClusterSettings { outward, ..polled("home", cluster.url()) }],
+        ..settings()
+    })
+    .await;
+    // The log and the pages of the admin port are looked at when the gateway is dropped.
+    gateway.counts_at_least("nexus_gateway_registry_errors_total", &[("source", "home")], 1.0).await;
+    for endpoint in ["pay", &id(1)] {
+        let told = gateway.call(&start(endpoint)).await;
+        UNAVAILABLE.assert_is(&told, endpoint);
+        assert!(!told.text().contains("planted-"), "{}", told.text());
+    }
+    let shown = cluster.registry_requests();
+    assert!(shown.iter().all(|asked| asked.header("authorization") == Some("Bearer planted-registry-bearer")));
 }

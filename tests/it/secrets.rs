@@ -112,6 +112,7 @@ authentication:
       jwks: {{ url: '{denies}/jwks.json', bearer: '${{file:{bearer}}}' }}
 authorization: {{ rules: [{{ callers: [orders] }}], completions: {{ callers: [orders] }} }}
 callers: {{ signing_key: {signing}, issuer: edge }}
+clusters: {{ echoing: {{ url: '{denies}', discover: {{ every: 100ms }}, credentials: {{ bearer: '${{file:{bearer}}}' }} }} }}
 endpoints:
   pay:
     external:

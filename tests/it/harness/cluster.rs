@@ -17,6 +17,8 @@ pub(crate) enum Mood {
     Stalled(Gate),
     /// These bytes for whatever it is asked.
     Sends(String),
+    /// An error that tells all that it was asked, its headers first.
+    Echoes,
     /// The right answer, but only its first half.
     Half,
 }
@@ -125,7 +127,7 @@ impl State {
     fn answer(&self, seen: &Seen) -> Vec<Act> {
         let target = seen.message.target();
         if target.starts_with("/api/") {
-            return self.answer_api(target);
+            return self.answer_api(&seen.message);
         }
         let id = target.strip_prefix("/nexus/endpoints/").and_then(|rest| rest.split('/').next());
         if id.is_some_and(|id| !self.endpoints.iter().any(|endpoint| endpoint["id"] == *id)) {
@@ -135,14 +137,18 @@ impl State {
         (self.dispatch)(seen)
     }
 
-    fn answer_api(&self, target: &str) -> Vec<Act> {
-        let (status, body) = self.api(target);
+    fn answer_api(&self, asked: &Message) -> Vec<Act> {
+        let (status, body) = self.api(asked.target());
         let answer = answers::json(status, &body.to_string());
         match &self.mood {
             Mood::Well => vec![answer.into()],
             Mood::Gone => vec![Act::Close],
             Mood::Stalled(gate) => vec![Act::Wait(gate.clone()), answer.into()],
             Mood::Sends(bytes) => vec![bytes.clone().into()],
+            Mood::Echoes => {
+                let body = json!({ "code": 13, "message": format!("{:?}", asked.headers) });
+                vec![answers::json("500 Internal Server Error", &body.to_string()).into()]
+            }
             Mood::Half => vec![answer[..answer.len() - body.to_string().len() / 2].into(), Act::Close],
         }
     }
