@@ -397,7 +397,8 @@ impl Registry {
         }
     }
 
-    /// A source could not be read; what it said last stays.
+    /// A poll failed; what the source said last stays. Look-ups are no polls: callers choose when they come, and what
+    /// they ask for.
     fn failed(&self, settings: &ClusterSettings, error: String) {
         let mut state = self.lock();
         let Some(source) = state.source(settings) else { return };
@@ -434,10 +435,10 @@ impl Registry {
                     self.correct(&settings, name, began, found);
                 }
                 Err(error) => {
+                    tracing::debug!(cluster = &*settings.name, %error, "a registry could not be asked for an endpoint");
                     if outcome == LookUp::Absent {
                         outcome = LookUp::Unavailable(format!("cluster {}: {error}", settings.name));
                     }
-                    self.failed(&settings, error.to_string());
                 }
             }
         }
@@ -459,13 +460,19 @@ impl Registry {
         sources.map(|source| (source.settings.clone(), Arc::clone(&source.client))).collect()
     }
 
+    /// Counts, and logs each power of two that failed: enough to be seen, too little for callers to fill a disk.
     fn count(&self, outcome: LookUp) -> LookUp {
         let counter = match &outcome {
             LookUp::Found => &self.counts.found,
             LookUp::Absent => &self.counts.absent,
             LookUp::Unavailable(_) => &self.counts.error,
         };
-        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let so_far = counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+        if let LookUp::Unavailable(why) = &outcome
+            && so_far.is_power_of_two()
+        {
+            tracing::warn!(why, so_far, "look-ups of endpoints failed");
+        }
         outcome
     }
 }

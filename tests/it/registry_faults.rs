@@ -204,3 +204,19 @@ async fn a_registry_that_echoes_what_it_is_shown_gets_it_no_further() {
     let shown = cluster.registry_requests();
     assert!(shown.iter().all(|asked| asked.header("authorization") == Some("Bearer planted-registry-bearer")));
 }
+
+#[tokio::test]
+async fn what_callers_ask_for_in_vain_is_no_failure_of_a_source() {
+    let cluster = Cluster::serving(vec![]);
+    let gateway = Gateway::serving(&cluster).await;
+    gateway.until_ready().await;
+    cluster.state().mood = Mood::Gone;
+    for number in 1..=5 {
+        UNAVAILABLE.assert_is(&gateway.call(&start(&id(number))).await, "by id");
+    }
+    gateway.counts("nexus_gateway_registry_lookups_total", &[("result", "error")], 5.0).await;
+    let ready: Value = serde_json::from_str(&gateway.admin("/readyz").await.text()).expect("JSON");
+    let source = &ready["sources"][0];
+    assert_eq!((&source["errors"], &source["last_error"]), (&Value::from(0), &Value::Null), "no poll failed");
+    gateway.counts("nexus_gateway_registry_errors_total", &[("source", "home")], 0.0).await;
+}
