@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use nexus_gateway::admin::AdminToken;
+use nexus_gateway::admission::authorize::Who;
+use nexus_gateway::admission::{Authorization, Trust};
 use nexus_gateway::config::{Settings, new_key, schema};
 use nexus_gateway::credentials::{CallerHeader, ClientAuth as ClientSends, Credentials, Pass};
 use nexus_gateway::resilience::park::ParkSettings;
@@ -27,12 +29,62 @@ fn shipped() -> Vec<PathBuf> {
         .collect()
 }
 
+/// A shipped file, with what it takes from other files in a folder of this test.
+pub(crate) fn load_shipped(path: &Path) -> Settings {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let authority = Authority::new("authority");
+    let issued = authority.issue(For::default());
+    let key = new_key(None);
+    std::fs::create_dir(folder.path().join("tls")).expect("a folder can be made");
+    for (name, text) in [
+        ("tls/tls.crt", &*issued.chain),
+        ("tls/tls.key", &issued.key),
+        ("tls/ca.crt", &authority.pem),
+        ("admin-token", "0123456789abcdef"),
+        ("fraud-check-token", "s3cret"),
+        ("callback-key", key.split('"').nth(3).expect("a text in quotes")),
+    ] {
+        write(folder.path(), name, text);
+    }
+    let text = std::fs::read_to_string(path).expect("a text");
+    let text = text.replace("/etc/nexus-gateway", folder.path().to_str().expect("a path of text"));
+    load_text(&text).unwrap_or_else(|problems| panic!("{}: {problems:#?}", path.display()))
+}
+
 #[test]
 fn every_file_loads() {
     assert!(shipped().len() >= 5);
     for path in shipped() {
-        let settings = load_path(&path).unwrap_or_else(|problems| panic!("{problems:#?}"));
-        assert!(!settings.clusters.is_empty(), "{} serves nothing", path.display());
+        assert!(!load_shipped(&path).clusters.is_empty(), "{} serves nothing", path.display());
+    }
+}
+
+#[test]
+fn the_edge_trusts_no_stranger() {
+    let edge = load_shipped(Path::new("config/edge.yaml"));
+    let tls = edge.listen[0].tls.as_ref().expect("it speaks TLS");
+    assert!(tls.only_tls13 && matches!(tls.clients, ClientAuth::Optional(_)));
+    assert_eq!(edge.listen[0].trust, Trust::Untrusted);
+    let authentication = edge.authentication.as_ref().expect("callers are known");
+    assert!(!authentication.certificates.is_empty() && !authentication.jwt.is_empty());
+    let authorization = Authorization::new(edge.authorization.as_ref(), true);
+    let who = |name, namespace| Who { name, namespace };
+    for endpoint in edge.endpoints.iter().map(|endpoint| &*endpoint.name) {
+        assert!(authorization.shows(who(None, None), endpoint).is_err(), "{endpoint}");
+        assert!(authorization.shows(who(Some("stranger"), Some("prod-eu")), endpoint).is_err(), "{endpoint}");
+    }
+    assert!(authorization.shows(who(Some("partner"), None), "us-payments").is_ok());
+    assert!(authorization.shows(who(Some("partner"), None), "fraud-check").is_err());
+    assert!(edge.admin.token.is_some() && !edge.admin.is_closed());
+    let everything = &edge.policies[0];
+    assert_eq!((&everything.selector, everything.redact), (&Selector::default(), Some(true)));
+    assert!(matches!(everything.rate_limit, Some(Toggle::On(_))));
+    assert!(edge.log.audit_log.is_some());
+    let (bounds, default) = (&edge.server, Settings::default().server);
+    assert!(bounds.max_connections < default.max_connections);
+    assert!(bounds.max_connections_per_peer < default.max_connections_per_peer && bounds.max_head < default.max_head);
+    for url in edge.clusters.iter().flat_map(|cluster| &cluster.urls) {
+        assert!(url.to_string().starts_with("https://"), "{url}");
     }
 }
 

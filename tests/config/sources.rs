@@ -29,6 +29,7 @@ use nexus_gateway::telemetry::{LogFormat, LogSettings, LogTarget};
 use nexus_gateway::upstream::UpstreamSettings;
 use tempfile::tempdir;
 
+use crate::shipped::load_shipped;
 use crate::{load_path, load_text, refusal, write};
 
 #[test]
@@ -43,7 +44,7 @@ fn nothing_at_all_gives_the_defaults() {
 
 #[test]
 fn a_file_is_turned_into_settings() {
-    let settings = load_path(Path::new("config/edge.yaml")).unwrap();
+    let settings = load_shipped(Path::new("config/edge.yaml"));
     assert_eq!(settings.listen[0].trust, Trust::Untrusted);
     let names: Vec<_> = settings.clusters.iter().map(|cluster| &*cluster.name).collect();
     assert_eq!(names, ["eu", "us"]);

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -61,8 +62,45 @@ class Manifest:
     def mounted(self, mount_path: str) -> tuple[Object, Object]:
         """The mount of the gateway at that path and the volume behind it."""
         (mount,) = [found for found in self.gateway["volumeMounts"] if found["mountPath"] == mount_path]
+        return mount, self.volume(mount)
+
+    def volume(self, mount: Object) -> Object:
         (volume,) = [found for found in self.pod["volumes"] if found["name"] == mount["name"]]
-        return mount, volume
+        return volume
+
+    def secret_mounts(self) -> list[tuple[Object, Object]]:
+        """The mounts of secrets and of what Kubernetes knows, and the volumes behind them."""
+        mounts = [(mount, self.volume(mount)) for mount in self.gateway["volumeMounts"]]
+        return [(mount, volume) for mount, volume in mounts if volume.keys() & {"secret", "projected"}]
+
+    def secret_files(self) -> set[str]:
+        """The files below those mounts that the configuration names."""
+        folders = "|".join(re.escape(mount["mountPath"]) for mount, _ in self.secret_mounts())
+        return {found[0] for found in re.finditer(rf"({folders})/[\w.-]+", self.config_text)} if folders else set()
+
+    def write_config(self, folder: Path) -> Path:
+        """The configuration in a file, and in others what would be mounted for it."""
+        text = self.config_text
+        pair = folder / "pair"
+        for file in sorted(self.secret_files(), key=len, reverse=True):
+            here = folder / file.strip("/").replace("/", "-")
+            if file.endswith((".crt", ".key")):
+                if not pair.with_suffix(".crt").exists():
+                    make_certificate(pair)
+                shutil.copy(pair.with_suffix(Path(file).suffix), here)
+            else:
+                here.write_text("0123456789abcdef\n")
+            text = text.replace(file, str(here))
+        config = folder / "gateway.yaml"
+        config.write_text(text)
+        return config
+
+
+def make_certificate(pair: Path) -> None:
+    """PEM files with these suffixes: `.crt` and `.key`."""
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"]
+    command += ["-keyout", f"{pair}.key", "-out", f"{pair}.crt", "-subj", "/CN=gateway"]
+    subprocess.run(command, check=True, capture_output=True, timeout=30)
 
 
 @pytest.fixture(params=MANIFESTS, ids=lambda path: path.name)
@@ -98,14 +136,12 @@ def test_names_are_unique(manifest: Manifest) -> None:
 def test_the_gateway_accepts_its_configuration(manifest: Manifest, tmp_path: Path) -> None:
     binary = Path(os.environ.get("NEXUS_GATEWAY_BIN", ROOT / "target/release/nexus-gateway")).resolve()
     assert binary.exists(), f"{binary} is not there: run `cargo build --release` or set NEXUS_GATEWAY_BIN"
-    config = tmp_path / "gateway.yaml"
-
-    config.write_text(manifest.config_text)
+    config = manifest.write_config(tmp_path)
     checked = subprocess.run([binary, "check", "--config", config], capture_output=True, text=True, timeout=30)
     assert checked.returncode == 0, checked.stderr
 
     # The check does check.
-    config.write_text(manifest.config_text + "no_such_key: 1\n")
+    config.write_text(config.read_text() + "no_such_key: 1\n")
     refused = subprocess.run([binary, "check", "--config", config], capture_output=True, text=True, timeout=30)
     assert refused.returncode == 78 and "no_such_key" in refused.stderr
 
@@ -215,6 +251,40 @@ def test_the_edge_survives_the_loss_of_a_pod(edge: Manifest) -> None:
 
 def test_the_edge_trusts_nobody(edge: Manifest) -> None:
     assert [listener["trust"] for listener in edge.config["listen"]] == ["untrusted"]
+
+
+def test_the_edge_shows_a_certificate_that_is_renewed_in_a_secret(edge: Manifest) -> None:
+    (listener,) = edge.config["listen"]
+    tls = listener["tls"]
+    files = {tls["certificate"], tls["key"], tls["clients"]["ca"]}
+    # The names under which cert-manager and `kubectl create secret tls` put them there.
+    assert {PurePosixPath(file).name for file in files} == {"tls.crt", "tls.key", "ca.crt"}
+    (folder,) = {str(PurePosixPath(file).parent) for file in files}
+    mount, volume = edge.mounted(folder)
+    # A file mounted by subPath would never be refreshed.
+    assert "secret" in volume and "subPath" not in mount
+    (service,) = edge.of_kind("Service")
+    assert [port["appProtocol"] for port in service["spec"]["ports"]] == ["https"]
+
+
+def test_the_edge_lets_in_whom_it_knows_to_what_the_rules_say(edge: Manifest) -> None:
+    assert edge.config["authentication"].keys() >= {"certificates", "jwt"}
+    rules = edge.config["authorization"]["rules"]
+    assert rules and all("anonymous" not in rule.get("callers", []) for rule in rules)
+    assert all(rule.get("callers") or rule.get("namespaces") for rule in rules)
+    assert edge.config["admin"]["token"].startswith("${file:")
+    everything = edge.config["policies"][0]
+    assert "match" not in everything and everything["redact"] is True
+    assert {"rate_limit", "concurrency"} <= everything.keys()
+    assert edge.config["log"]["audit_log"] == "stdout"
+
+
+def test_secrets_are_mounted_whole_and_no_user_but_the_gateways_reads_them(manifest: Manifest) -> None:
+    for mount, volume in manifest.secret_mounts():
+        assert mount["readOnly"] and "subPath" not in mount
+        assert volume.get("secret", volume.get("projected"))["defaultMode"] & 0o007 == 0
+    named = {str(PurePosixPath(file).parent) for file in manifest.secret_files()}
+    assert named == {mount["mountPath"] for mount, _ in manifest.secret_mounts()}, "each is of use"
 
 
 def test_the_sidecar_is_native_and_on_loopback(sidecar: Manifest) -> None:

@@ -107,6 +107,10 @@ class Gateway:
     def output(self) -> str:
         return self._child.output() if self._child else ""
 
+    def audit_log(self) -> str:
+        """What it has written of who was let do what."""
+        return self._logs[1].read_text()
+
     def log(self) -> str:
         return self._child.tail(60) if self._child else "(not started)"
 
