@@ -1,51 +1,30 @@
 //! The access log: a line per request, and nothing in it that is a payload or a credential.
 
-use std::path::{Path, PathBuf};
-
-use http::HeaderName;
-use nexus_gateway::admission::authenticate::{ApiKeySettings, NewApiKey};
-use nexus_gateway::admission::authorize::{Callers, Pattern, Rule};
-use nexus_gateway::admission::{AuthenticationSettings, AuthorizationSettings};
+use nexus_gateway::admission::AuthorizationSettings;
+use nexus_gateway::admission::authorize::Rule;
 use nexus_gateway::config::Settings;
-use nexus_gateway::telemetry::{LogSettings, LogTarget};
+use nexus_gateway::telemetry::LogSettings;
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::harness::*;
 
-/// A gateway with an access log, and the folder that holds it.
-async fn logging(settings: Settings) -> (Gateway, TempDir) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let log = LogSettings { access_log: Some(LogTarget::File(file(&folder))), ..LogSettings::default() };
-    (Gateway::start(Settings { log, ..settings }).await, folder)
-}
-
-fn file(folder: &TempDir) -> PathBuf {
-    folder.path().join("access.log")
-}
-
-fn text(path: &Path) -> String {
-    std::fs::read_to_string(path).unwrap_or_default()
-}
-
-/// Waits until so many lines are written, and reads them.
-async fn lines(folder: &TempDir, count: usize) -> Vec<Value> {
-    let path = file(folder);
-    eventually(|| text(&path).lines().count() >= count).await;
-    let read = |line: &str| serde_json::from_str(line).expect("each line is JSON");
-    text(&path).lines().map(read).collect()
+/// A gateway with an access log, and the file that holds it.
+async fn logging(settings: Settings) -> (Gateway, LogFile) {
+    let file = LogFile::new();
+    let log = LogSettings { access_log: Some(file.target()), ..LogSettings::default() };
+    (Gateway::start(Settings { log, ..settings }).await, file)
 }
 
 #[tokio::test]
 async fn a_line_says_who_asked_for_what_and_what_came_of_it() {
     let handler = Handler::answering(ok());
-    let (gateway, folder) = logging(leading_to(&handler)).await;
+    let (gateway, file) = logging(leading_to(&handler)).await;
     let request = to("/nexus/endpoints/pay/services/Ser%2Fvic%20e/op")
         .header("Nexus-Request-Id", "id-1")
         .header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
         .body("12345");
     gateway.call(&request).await;
-    let line = lines(&folder, 1).await.remove(0);
+    let line = file.lines(1).await.remove(0);
     for (field, expected) in [
         ("endpoint", "pay".into()),
         ("service", "Ser/vic e".into()),
@@ -73,21 +52,20 @@ async fn a_line_says_who_asked_for_what_and_what_came_of_it() {
 #[tokio::test]
 async fn a_line_names_the_rule_that_allows() {
     let handler = Handler::answering(ok());
-    let callers = Callers { names: Pattern::new("anonymous").map(|name| vec![name]), namespaces: None };
-    let rules = vec![Rule::default(), Rule { callers, ..Rule::default() }];
+    let rules = vec![Rule::default(), rule(&["anonymous"], &[], &[], &[])];
     let authorization = Some(AuthorizationSettings { rules, ..AuthorizationSettings::default() });
-    let (gateway, folder) = logging(Settings { authorization, ..leading_to(&handler) }).await;
+    let (gateway, file) = logging(Settings { authorization, ..leading_to(&handler) }).await;
     gateway.call(&start("pay")).await;
-    let line = lines(&folder, 1).await.remove(0);
+    let line = file.lines(1).await.remove(0);
     assert_eq!(line["allowed_by"], "authorization.rules[1]");
 }
 
 #[tokio::test]
 async fn a_failure_of_the_gateway_is_logged_with_its_reason() {
-    let (gateway, folder) = logging(settings()).await;
+    let (gateway, file) = logging(settings()).await;
     gateway.call(&start("none")).await;
     gateway.call(&to("/elsewhere?token=x")).await;
-    let logged = lines(&folder, 2).await;
+    let logged = file.lines(2).await;
     assert_eq!((&logged[0]["reason"], &logged[0]["endpoint"]), (&"unknown_endpoint".into(), &"none".into()));
     assert_eq!((&logged[0]["status"], &logged[0]["outcome"]), (&404.into(), &"gateway_error".into()));
     assert_eq!((&logged[1]["reason"], logged[1].get("endpoint")), (&"unknown_route".into(), None));
@@ -96,58 +74,54 @@ async fn a_failure_of_the_gateway_is_logged_with_its_reason() {
 #[tokio::test]
 async fn the_request_id_that_the_gateway_makes_is_logged() {
     let handler = Handler::answering(ok());
-    let (gateway, folder) = logging(leading_to(&handler)).await;
+    let (gateway, file) = logging(leading_to(&handler)).await;
     gateway.call(&start("pay")).await;
-    let line = lines(&folder, 1).await.remove(0);
+    let line = file.lines(1).await.remove(0);
     assert_eq!(line["request_id"].as_str(), handler.request().header("nexus-request-id"));
 }
 
 #[tokio::test]
 async fn a_caller_that_is_known_is_logged_by_its_name() {
     let handler = Handler::answering(ok());
-    let key = NewApiKey::generate("orders", Some("shop")).expect("a good name");
-    let api_keys = ApiKeySettings { header: HeaderName::from_static("x-api-key"), keys: vec![key.key] };
-    let authentication = Some(AuthenticationSettings { api_keys: Some(api_keys), ..AuthenticationSettings::default() });
-    let everybody = ["*", "anonymous"].map(|name| Pattern::new(name).expect("a pattern"));
-    let callers = Callers { names: Some(everybody.into()), namespaces: None };
-    let rules = vec![Rule { callers, ..Rule::default() }];
-    let authorization = Some(AuthorizationSettings { rules, ..AuthorizationSettings::default() });
-    let (gateway, folder) = logging(Settings { authentication, authorization, ..leading_to(&handler) }).await;
+    let known = Known::new(&[("orders", Some("shop"))]);
+    let key = &known.0[0].1;
+    let rules = vec![rule(&["*", "anonymous"], &[], &[], &[])];
+    let (gateway, file) = logging(known.under(leading_to(&handler), rules)).await;
     for credential in [&*key.text, "planted-secret"] {
         gateway.call(&start("pay").header("X-Api-Key", credential)).await;
     }
     gateway.call(&start("pay")).await;
-    let logged = lines(&folder, 3).await;
+    let logged = file.lines(3).await;
     assert_eq!((&logged[0]["caller"], &logged[0]["namespace"]), (&"orders".into(), &"shop".into()));
     assert_eq!((&logged[1]["reason"], logged[1].get("caller")), (&"unauthenticated".into(), None));
     assert_eq!((&logged[2]["outcome"], logged[2].get("caller")), (&"succeeded".into(), None));
-    let logged = text(&file(&folder));
+    let logged = file.text();
     assert!(!logged.contains(&key.text) && !logged.contains("planted-secret"), "{logged}");
 }
 
 #[tokio::test]
 async fn a_caller_that_left_is_logged() {
     let handler = Handler::acting(vec![Act::Stall]);
-    let (gateway, folder) = logging(leading_to(&handler)).await;
+    let (gateway, file) = logging(leading_to(&handler)).await;
     let mut caller = gateway.connect().await;
     caller.send(start("pay").bytes()).await;
     handler.wait_for(1).await;
     drop(caller);
-    let line = lines(&folder, 1).await.remove(0);
+    let line = file.lines(1).await.remove(0);
     assert_eq!((&line["outcome"], &line["status"]), (&"abandoned".into(), &Value::Null));
 }
 
 #[tokio::test]
 async fn what_callers_choose_cannot_break_a_line_or_make_it_long() {
     let handler = Handler::answering(ok());
-    let (gateway, folder) = logging(leading_to(&handler)).await;
+    let (gateway, file) = logging(leading_to(&handler)).await;
     let service = "%0A%22%7B".repeat(800);
     let request =
         to(format!("/nexus/endpoints/pay/services/{service}/op")).header("Nexus-Request-Id", &"i".repeat(5000));
     assert_eq!(gateway.call(&request).await.status(), 200);
-    let logged = lines(&folder, 1).await;
+    let logged = file.lines(1).await;
     assert_eq!(logged.len(), 1);
-    assert!(text(&file(&folder)).len() < 2000);
+    assert!(file.text().len() < 2000);
 }
 
 #[tokio::test]
@@ -158,7 +132,7 @@ async fn neither_payloads_nor_credentials_are_logged() {
         let answer = if seen.message.target().contains("fail") { &failing } else { &leaking };
         vec![answer.clone().into()]
     });
-    let (gateway, folder) = logging(leading_to(&handler)).await;
+    let (gateway, file) = logging(leading_to(&handler)).await;
     let credentials = [
         "Authorization",
         "Cookie",
@@ -186,8 +160,8 @@ async fn neither_payloads_nor_credentials_are_logged() {
     for request in &requests {
         gateway.call(&planted(request.clone())).await;
     }
-    lines(&folder, requests.len()).await;
-    let logged = text(&file(&folder));
+    file.lines(requests.len()).await;
+    let logged = file.text();
     assert!(!logged.contains("planted-secret") && !logged.contains("SECRET"), "{logged}");
 }
 
@@ -195,14 +169,14 @@ async fn neither_payloads_nor_credentials_are_logged() {
 async fn a_log_that_is_switched_on_and_off_holds_what_came_between() {
     let handler = Handler::answering(ok());
     let gateway = Gateway::before(&handler).await;
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let log = LogSettings { access_log: Some(LogTarget::File(file(&folder))), ..LogSettings::default() };
+    let file = LogFile::new();
+    let log = LogSettings { access_log: Some(file.target()), ..LogSettings::default() };
     gateway.call(&start("pay")).await;
     gateway.running.apply(Settings { log, ..leading_to(&handler) }).await.expect("it can be applied");
     gateway.call(&start("pay").header("Nexus-Request-Id", "logged")).await;
-    lines(&folder, 1).await;
+    file.lines(1).await;
     gateway.running.apply(leading_to(&handler)).await.expect("it can be applied");
     gateway.call(&start("pay")).await;
-    let logged = lines(&folder, 1).await;
+    let logged = file.lines(1).await;
     assert_eq!((logged.len(), &logged[0]["request_id"]), (1, &"logged".into()));
 }

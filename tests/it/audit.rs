@@ -1,39 +1,17 @@
 //! The audit log: a line per decision, with who and what and by which rule, and nothing that is a payload or a credential.
 
-use std::path::{Path, PathBuf};
-
-use http::HeaderName;
-use nexus_gateway::admission::authenticate::{ApiKeySettings, NewApiKey};
-use nexus_gateway::admission::authorize::{Callers, Pattern, Rule};
-use nexus_gateway::admission::{AuthenticationSettings, AuthorizationSettings};
+use nexus_gateway::admission::AuthorizationSettings;
 use nexus_gateway::config::Settings;
 use nexus_gateway::telemetry::{LogSettings, LogTarget};
 use serde_json::{Value, json as value};
-use tempfile::TempDir;
 
 use crate::harness::*;
 
-/// A gateway with an audit log, and the folder that holds it.
-async fn audited(settings: Settings) -> (Gateway, TempDir) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let log = LogSettings { audit_log: Some(LogTarget::File(file(&folder))), ..LogSettings::default() };
-    (Gateway::start(Settings { log, ..settings }).await, folder)
-}
-
-fn file(folder: &TempDir) -> PathBuf {
-    folder.path().join("audit.log")
-}
-
-fn text(path: &Path) -> String {
-    std::fs::read_to_string(path).unwrap_or_default()
-}
-
-/// Waits until so many lines are written, and reads them.
-async fn lines(folder: &TempDir, count: usize) -> Vec<Value> {
-    let path = file(folder);
-    eventually(|| text(&path).lines().count() >= count).await;
-    let read = |line: &str| serde_json::from_str(line).expect("each line is JSON");
-    text(&path).lines().map(read).collect()
+/// A gateway with an audit log, and the file that holds it.
+async fn audited(settings: Settings) -> (Gateway, LogFile) {
+    let file = LogFile::new();
+    let log = LogSettings { audit_log: Some(file.target()), ..LogSettings::default() };
+    (Gateway::start(Settings { log, ..settings }).await, file)
 }
 
 #[track_caller]
@@ -44,10 +22,8 @@ fn assert_says(line: &Value, expected: &Value) {
 }
 
 fn anonymous(endpoint: &str) -> AuthorizationSettings {
-    let pattern = |text: &str| Pattern::new(text).expect("a pattern");
-    let callers = Callers { names: Some(vec![pattern("anonymous")]), ..Callers::default() };
-    let rule = Rule { callers, endpoints: Some(vec![pattern(endpoint)]), ..Rule::default() };
-    AuthorizationSettings { rules: vec![rule], ..AuthorizationSettings::default() }
+    let rules = vec![rule(&["anonymous"], &[], &[endpoint], &[])];
+    AuthorizationSettings { rules, ..AuthorizationSettings::default() }
 }
 
 #[tokio::test]
@@ -55,14 +31,14 @@ async fn each_decision_has_a_line() {
     let handler = Handler::answering(ok());
     let endpoints = vec![external("pay", &handler.url()), external("other", &handler.url())];
     let authorization = Some(anonymous("pay"));
-    let (gateway, folder) = audited(Settings { endpoints, authorization, ..settings() }).await;
+    let (gateway, file) = audited(Settings { endpoints, authorization, ..settings() }).await;
     let request = start("pay")
         .header("Nexus-Request-Id", "one")
         .header("Authorization", "planted-secret")
         .body("\"planted-secret\"");
     assert_eq!(gateway.call(&request).await.status(), 200);
     assert_says(
-        &lines(&folder, 1).await[0],
+        &file.lines(1).await[0],
         &value!({
             "log": "audit", "caller": "anonymous", "endpoint": "pay", "service": "Svc", "operation": "op",
             "method": "start", "request_id": "one", "decision": "allowed", "rule": "authorization.rules[0]",
@@ -72,41 +48,41 @@ async fn each_decision_has_a_line() {
     // What nobody may know of and what is not there are denied alike.
     for (count, endpoint) in [(2, "other"), (3, "none")] {
         assert_eq!(gateway.call(&start(endpoint)).await.status(), 404);
-        let line = lines(&folder, count).await.remove(count - 1);
+        let line = file.lines(count).await.remove(count - 1);
         assert_says(&line, &value!({ "endpoint": endpoint, "decision": "denied", "rule": null, "status": 404 }));
     }
     // What is no request for anything is no decision.
     assert_eq!(gateway.call(&to("/nonsense")).await.status(), 404);
     gateway.counts("nexus_gateway_failures_total", &[("reason", "unknown_route")], 1.0).await;
-    assert_eq!(lines(&folder, 3).await.len(), 3);
-    assert!(!text(&file(&folder)).contains("planted-secret"));
+    assert_eq!(file.lines(3).await.len(), 3);
+    assert!(!file.text().contains("planted-secret"));
 }
 
 #[tokio::test]
 async fn without_rules_everyone_is_allowed_and_it_is_written_down() {
     let handler = Handler::answering(ok());
-    let (gateway, folder) = audited(leading_to(&handler)).await;
+    let (gateway, file) = audited(leading_to(&handler)).await;
     assert_eq!(gateway.call(&start("pay")).await.status(), 200);
-    assert_says(&lines(&folder, 1).await[0], &value!({ "decision": "allowed", "rule": null, "caller": "anonymous" }));
+    assert_says(&file.lines(1).await[0], &value!({ "decision": "allowed", "rule": null, "caller": "anonymous" }));
 }
 
 #[tokio::test]
 async fn what_is_changed_by_the_admin_port_has_a_line() {
-    let (gateway, folder) = audited(settings()).await;
+    let (gateway, file) = audited(settings()).await;
     assert_eq!(gateway.admin("/endpoints").await.status(), 200);
     let path = "/breakers/trip?endpoint=pay&message=planted-secret&service=S";
     assert_eq!(gateway.ask_admin(&to(path)).await.status(), 403);
     let steer =
         to(path).header("Nexus-Gateway-Admin", "planted-secret").header("Authorization", "Bearer planted-secret");
     assert_eq!(gateway.ask_admin(&steer).await.status(), 400);
-    let lines = lines(&folder, 2).await;
+    let lines = file.lines(2).await;
     let asked = "/breakers/trip?endpoint=pay&service=S";
     assert_says(&lines[0], &value!({ "admin": asked, "how": null, "decision": "denied", "status": 403 }));
     assert_says(
         &lines[1],
         &value!({ "admin": asked, "how": "loopback", "decision": "allowed", "method": "POST", "status": 400 }),
     );
-    assert!(lines.len() == 2 && !text(&file(&folder)).contains("planted-secret"));
+    assert!(lines.len() == 2 && !file.text().contains("planted-secret"));
 }
 
 #[tokio::test]
@@ -121,21 +97,13 @@ async fn a_log_that_cannot_be_opened_refuses_the_settings() {
 #[tokio::test]
 async fn who_is_known_is_named_and_who_shows_a_wrong_key_is_not() {
     let handler = Handler::answering(ok());
-    let key = NewApiKey::generate("orders", Some("shop")).expect("a good name");
-    let api_keys = ApiKeySettings { header: HeaderName::from_static("x-api-key"), keys: vec![key.key.clone()] };
-    let pattern = |text: &str| Pattern::new(text).expect("a pattern");
-    let callers = Callers { names: Some(vec![pattern("orders")]), ..Callers::default() };
-    let rules = vec![Rule { callers, ..Rule::default() }];
-    let (gateway, folder) = audited(Settings {
-        authentication: Some(AuthenticationSettings { api_keys: Some(api_keys), ..AuthenticationSettings::default() }),
-        authorization: Some(AuthorizationSettings { rules, ..AuthorizationSettings::default() }),
-        ..leading_to(&handler)
-    })
-    .await;
+    let known = Known::new(&[("orders", Some("shop"))]);
+    let key = &known.0[0].1;
+    let (gateway, file) = audited(known.under(leading_to(&handler), vec![rule(&["orders"], &[], &[], &[])])).await;
     let with = |key: &str| start("pay").header("X-Api-Key", key);
     assert_eq!(gateway.call(&with(&key.text)).await.status(), 200);
     assert_eq!(gateway.call(&with("planted-secret")).await.status(), 401);
-    let lines = lines(&folder, 2).await;
+    let lines = file.lines(2).await;
     let known = value!({
         "caller": "orders", "namespace": "shop", "how": "api_key", "decision": "allowed",
         "rule": "authorization.rules[0]",
@@ -146,6 +114,6 @@ async fn who_is_known_is_named_and_who_shows_a_wrong_key_is_not() {
         "operation": "op", "method": "start", "status": 401,
     });
     assert_says(&lines[1], &wrong);
-    let written = text(&file(&folder));
+    let written = file.text();
     assert!(!written.contains("planted-secret") && !written.contains(&key.text), "{written}");
 }

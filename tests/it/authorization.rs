@@ -1,7 +1,7 @@
 //! Who may call what: no rule, no entry, and what a caller must not know of does not exist for it.
 
 use nexus_gateway::admission::AuthorizationSettings;
-use nexus_gateway::admission::authorize::{Callers, Pattern, Rule};
+use nexus_gateway::admission::authorize::{Callers, Rule};
 use nexus_gateway::callback::CallbackSettings;
 use nexus_gateway::config::Settings;
 use nexus_gateway::nexus::ErrorType;
@@ -15,17 +15,8 @@ const UNKNOWN: Expected = failure("unknown_endpoint", ErrorType::NotFound, false
 const UNAVAILABLE: Expected = failure("registry_unavailable", ErrorType::Unavailable, true);
 const NO_COMPLETIONS: Expected = failure("completion_forbidden", ErrorType::Unavailable, true);
 
-fn names(texts: &[&str]) -> Option<Vec<Pattern>> {
-    (!texts.is_empty()).then(|| texts.iter().map(|text| Pattern::new(text).expect("a pattern")).collect())
-}
-
 fn callers(texts: &[&str]) -> Callers {
     Callers { names: names(texts), namespaces: None }
-}
-
-fn rule(callers: &[&str], endpoints: &[&str], operations: &[&str]) -> Rule {
-    let [endpoints, operations] = [endpoints, operations].map(names);
-    Rule { callers: self::callers(callers), endpoints, operations, services: None }
 }
 
 /// The same settings with these rules.
@@ -47,7 +38,7 @@ fn nameless(answer: &Message, name: &str) -> String {
 #[tokio::test]
 async fn a_request_goes_by_a_rule_that_fits_and_by_none_it_does_not() {
     let handler = Handler::answering(ok());
-    let settings = ruled(leading_to(&handler), vec![rule(&["anonymous"], &["pay"], &["quote", "get-*"])]);
+    let settings = ruled(leading_to(&handler), vec![rule(&["anonymous"], &[], &["pay"], &["quote", "get-*"])]);
     let gateway = Gateway::start(settings).await;
     assert_eq!(gateway.call(&operation("pay", "quote")).await.status(), 200);
     assert_eq!(gateway.call(&operation("pay", "get-%61")).await.status(), 200);
@@ -64,7 +55,7 @@ async fn a_request_goes_by_a_rule_that_fits_and_by_none_it_does_not() {
 #[tokio::test]
 async fn cancels_are_decided_on_like_their_starts() {
     let handler = Handler::answering(answer("202 Accepted", &[], ""));
-    let settings = ruled(leading_to(&handler), vec![rule(&["anonymous"], &["pay"], &["quote"])]);
+    let settings = ruled(leading_to(&handler), vec![rule(&["anonymous"], &[], &["pay"], &["quote"])]);
     let gateway = Gateway::start(settings).await;
     let cancel = |operation: &str| {
         to(format!("/nexus/endpoints/pay/services/Svc/{operation}/cancel")).header("Nexus-Operation-Token", "token")
@@ -78,7 +69,7 @@ async fn cancels_are_decided_on_like_their_starts() {
 #[tokio::test]
 async fn a_hidden_endpoint_is_answered_as_if_there_were_none() {
     let cluster = Cluster::serving(vec![listed("hidden", 1), listed("shown", 2)]);
-    let rules = vec![rule(&["anonymous"], &["shown"], &[])];
+    let rules = vec![rule(&["anonymous"], &[], &["shown"], &[])];
     let settings = Settings { clusters: vec![discovered("home", cluster.url())], ..settings() };
     let gateway = Gateway::start(ruled(settings, rules)).await;
     gateway.until_ready().await;
@@ -101,7 +92,7 @@ async fn a_hidden_endpoint_is_answered_as_if_there_were_none() {
 async fn a_name_that_the_caller_may_know_of_is_looked_up() {
     let cluster = Cluster::serving(vec![]);
     let settings = Settings { clusters: vec![discovered("home", cluster.url())], ..settings() };
-    let gateway = Gateway::start(ruled(settings, vec![rule(&["anonymous"], &["new-*"], &[])])).await;
+    let gateway = Gateway::start(ruled(settings, vec![rule(&["anonymous"], &[], &["new-*"], &[])])).await;
     gateway.until_ready().await;
     UNKNOWN.assert_is(&gateway.call(&start("new-one")).await, "not yet");
     cluster.state().endpoints.push(listed("new-two", 1));
@@ -113,7 +104,7 @@ async fn a_name_that_the_caller_may_know_of_is_looked_up() {
 #[tokio::test]
 async fn that_an_endpoint_is_forbidden_is_told_where_the_rules_say_so() {
     let handler = Handler::answering(ok());
-    let mut settings = ruled(leading_to(&handler), vec![rule(&["anonymous"], &["other"], &[])]);
+    let mut settings = ruled(leading_to(&handler), vec![rule(&["anonymous"], &[], &["other"], &[])]);
     settings.authorization.as_mut().expect("there are rules").tell_forbidden = true;
     let gateway = Gateway::start(settings).await;
     let (there, absent) = (gateway.call(&start("pay")).await, gateway.call(&start("none")).await);
@@ -125,7 +116,7 @@ async fn that_an_endpoint_is_forbidden_is_told_where_the_rules_say_so() {
 async fn who_shows_no_credential_has_no_business_where_no_rule_is_for_such() {
     let cluster = Cluster::serving(vec![listed("pay", 1)]);
     let settings = Settings { clusters: vec![discovered("home", cluster.url())], ..settings() };
-    let gateway = Gateway::start(ruled(settings, vec![rule(&["*"], &[], &[])])).await;
+    let gateway = Gateway::start(ruled(settings, vec![rule(&["*"], &[], &[], &[])])).await;
     gateway.until_ready().await;
     let asked = cluster.asked().len();
     let (there, absent) = (gateway.call(&start("pay")).await, gateway.call(&start("none")).await);
@@ -141,7 +132,7 @@ async fn other_rules_take_effect_at_once_and_none_let_everybody_in() {
     let gateway = Gateway::start(leading_to(&handler)).await;
     let mut caller = gateway.connect().await;
     assert_eq!(caller.call(&start("pay")).await.status(), 200);
-    let other = vec![rule(&["anonymous"], &["other"], &[])];
+    let other = vec![rule(&["anonymous"], &[], &["other"], &[])];
     gateway.running.apply(ruled(leading_to(&handler), other)).await.expect("it can be applied");
     UNKNOWN.assert_is(&caller.call(&start("pay")).await, "rules for another endpoint");
     gateway.running.apply(ruled(leading_to(&handler), Vec::new())).await.expect("it can be applied");

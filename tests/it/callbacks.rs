@@ -1,10 +1,9 @@
 //! Completions through the gateway: sealed on the start, opened on the way back, and carried to the caller's cluster.
 
 use nexus_gateway::callback::CallbackSettings;
-use nexus_gateway::callback::destination::Allowed;
 use nexus_gateway::callback::seal::Key;
 use nexus_gateway::config::Settings;
-use nexus_gateway::nexus::{BaseUrl, ErrorType};
+use nexus_gateway::nexus::ErrorType;
 use nexus_gateway::route::PolicyRule;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
@@ -23,10 +22,9 @@ fn key(id: &str) -> Key {
 }
 
 fn relaying(handler: &Handler, keys: Vec<Key>) -> Settings {
-    let public_url = Some(BaseUrl::parse("http://gateway.test:7280").expect("a URL"));
-    let allow = vec![Allowed::new("http://127.0.0.1:*", true).expect("an entry")];
-    let callbacks = CallbackSettings { public_url, keys, allow, ..CallbackSettings::default() };
-    Settings { callbacks, ..leading_to(handler) }
+    let mut settings = crate::harness::relaying(&handler.url());
+    settings.callbacks.keys = keys;
+    settings
 }
 
 /// A start whose callback is `path` at `home`.
@@ -96,30 +94,21 @@ async fn a_completion_comes_home_as_it_was_meant_to() {
 
 #[tokio::test]
 async fn a_cancel_goes_where_its_operation_was_started() {
-    let script = |seen: &crate::harness::handler::Seen| {
-        let canceled = seen.message.target().contains("/cancel");
-        vec![if canceled { answer("202 Accepted", &[], "") } else { started() }.into()]
-    };
-    let (first, second) = (Handler::scripted(script), Handler::scripted(script));
+    let (first, second) = (starting(), starting());
     let gateway = Gateway::start(relaying(&first, vec![key("one")])).await;
-    let answer = gateway.call(&start_from(&first, "/callback")).await;
-    let told: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
-    let token = told["token"].as_str().expect("a token");
+    let token = &*token_of(&gateway.call(&start_from(&first, "/callback")).await);
     assert_ne!(token, "planted-handlers-own");
 
     gateway.running.apply(relaying(&second, vec![key("one")])).await.expect("it can be applied");
-    let cancel = |endpoint: &str, token: &str| {
-        to(format!("/nexus/endpoints/{endpoint}/services/Svc/op/cancel")).header("Nexus-Operation-Token", token)
-    };
-    assert_eq!(gateway.call(&cancel("pay", token)).await.status(), 202);
+    assert_eq!(gateway.call(&cancel_of(token)).await.status(), 202);
     assert_eq!((first.requests().len(), second.requests().len()), (2, 0));
     assert_eq!(first.requests()[1].header("nexus-operation-token"), Some("planted-handlers-own"));
 
-    assert_eq!(gateway.call(&cancel("pay", "planted-somebody-elses")).await.status(), 202);
+    assert_eq!(gateway.call(&cancel_of("planted-somebody-elses")).await.status(), 202);
     assert_eq!(second.requests()[0].header("nexus-operation-token"), Some("planted-somebody-elses"), "it is not ours");
     let mut forged = token.to_owned();
     forged.replace_range(forged.len() - 1.., if forged.ends_with('A') { "B" } else { "A" });
-    UNKNOWN_TOKEN.assert_is(&gateway.call(&cancel("pay", &forged)).await, "forged");
+    UNKNOWN_TOKEN.assert_is(&gateway.call(&cancel_of(&forged)).await, "forged");
 }
 
 #[tokio::test]
@@ -268,17 +257,15 @@ async fn completions_for_the_home_cluster_pass_as_they_are_where_there_is_one() 
 #[tokio::test]
 async fn the_access_log_joins_a_completion_with_its_start() {
     let (handler, home) = (Handler::answering(started()), Handler::answering(answer("200 OK", &[], "")));
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let file = folder.path().join("access.log");
+    let file = LogFile::new();
     let mut settings = relaying(&handler, vec![key("one")]);
-    settings.log.access_log = Some(nexus_gateway::telemetry::LogTarget::File(file.clone()));
+    settings.log.access_log = Some(file.target());
     let gateway = Gateway::start(settings).await;
     gateway.call(&start_from(&home, "/callback").header("Nexus-Request-Id", "id-of-the-start")).await;
     gateway.call(&completion(&handler)).await;
-    let lines = || std::fs::read_to_string(&file).unwrap_or_default();
-    eventually(|| lines().lines().count() == 2).await;
-    for (line, method) in lines().lines().zip(["start", "complete"]) {
-        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+    let lines = file.lines(2).await;
+    assert_eq!(lines.len(), 2);
+    for (line, method) in lines.iter().zip(["start", "complete"]) {
         let told = [&line["method"], &line["request_id"], &line["endpoint"], &line["operation"]];
         assert_eq!(told, [method, "id-of-the-start", "pay", "op"]);
     }
@@ -312,10 +299,7 @@ async fn a_known_cluster_may_mean_itself_by_its_system_callback() {
 async fn a_cancel_waits_for_a_replica_that_has_not_read_its_key_yet() {
     let handler = Handler::answering(started());
     let gateway = Gateway::start(relaying(&handler, vec![key("one")])).await;
-    let told = gateway.call(&start_from(&handler, "/callback")).await;
-    let told: serde_json::Value = serde_json::from_slice(&told.body).expect("JSON");
+    let token = token_of(&gateway.call(&start_from(&handler, "/callback")).await);
     gateway.running.apply(relaying(&handler, vec![key("other")])).await.expect("it can be applied");
-    let cancel = to("/nexus/endpoints/pay/services/Svc/op/cancel")
-        .header("Nexus-Operation-Token", told["token"].as_str().expect("a token"));
-    UNKNOWN_KEY.assert_is(&gateway.call(&cancel).await, "the key is not here");
+    UNKNOWN_KEY.assert_is(&gateway.call(&cancel_of(&token)).await, "the key is not here");
 }

@@ -4,73 +4,20 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
-use nexus_gateway::admission::authenticate::{ApiKeySettings, NewApiKey};
-use nexus_gateway::admission::authorize::{Callers, Pattern, Rule};
-use nexus_gateway::admission::{AuthenticationSettings, AuthorizationSettings};
-use nexus_gateway::callback::CallbackSettings;
-use nexus_gateway::callback::destination::Allowed;
+use nexus_gateway::admission::authorize::Callers;
 use nexus_gateway::config::Settings;
 use nexus_gateway::gates::CallerKey;
-use nexus_gateway::nexus::{BaseUrl, ErrorType};
+use nexus_gateway::nexus::ErrorType;
 use nexus_gateway::resilience::Per;
 use nexus_gateway::resilience::park::ParkSettings;
 use nexus_gateway::resilience::rate_limit::{OnFailure, Rate, RateLimitSettings, Scope};
 use nexus_gateway::route::{PolicyRule, Selector, Toggle};
-use nexus_gateway::telemetry::{LogSettings, LogTarget};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use nexus_gateway::telemetry::LogSettings;
 
-use crate::harness::handler::Seen;
 use crate::harness::*;
 
 const UNKNOWN_TOKEN: Expected = failure("unknown_token", ErrorType::NotFound, false);
 const NO_COMPLETIONS: Expected = failure("completion_forbidden", ErrorType::Unavailable, true);
-
-/// Callers with a key each.
-struct Known(Vec<(&'static str, NewApiKey)>);
-
-impl Known {
-    /// By name and namespace.
-    fn new(callers: &[(&'static str, Option<&str>)]) -> Self {
-        let key = |(name, namespace): &(&'static str, Option<&str>)| {
-            (*name, NewApiKey::generate(name, *namespace).expect("a name"))
-        };
-        Self(callers.iter().map(key).collect())
-    }
-
-    /// The same settings with these callers and rules.
-    fn under(&self, settings: Settings, rules: Vec<Rule>) -> Settings {
-        let keys = self.0.iter().map(|(_, key)| key.key.clone()).collect();
-        let header = HeaderName::from_static("x-api-key");
-        let authentication = AuthenticationSettings {
-            api_keys: Some(ApiKeySettings { header, keys }),
-            ..AuthenticationSettings::default()
-        };
-        let authorization = AuthorizationSettings { rules, ..AuthorizationSettings::default() };
-        Settings { authentication: Some(authentication), authorization: Some(authorization), ..settings }
-    }
-
-    /// The request as this caller sends it.
-    fn by(&self, name: &str, request: Request) -> Request {
-        match self.0.iter().find(|(of, _)| *of == name) {
-            Some((_, key)) => request.header("X-Api-Key", &key.text),
-            None => request,
-        }
-    }
-}
-
-fn names(texts: &[&str]) -> Option<Vec<Pattern>> {
-    (!texts.is_empty()).then(|| texts.iter().map(|text| Pattern::new(text).expect("a pattern")).collect())
-}
-
-fn rule(callers: &[&str], namespaces: &[&str], endpoints: &[&str], operations: &[&str]) -> Rule {
-    let callers = Callers { names: names(callers), namespaces: names(namespaces) };
-    Rule { callers, endpoints: names(endpoints), operations: names(operations), ..Rule::default() }
-}
-
-fn everybody() -> Rule {
-    rule(&["*"], &[], &[], &[])
-}
 
 fn operation(endpoint: &str, operation: &str) -> Request {
     to(format!("/nexus/endpoints/{endpoint}/services/Svc/{operation}")).body(PAYLOAD)
@@ -181,37 +128,6 @@ async fn policies_are_for_callers_by_the_namespaces_they_call_from() {
 }
 
 /// An endpoint `pay` whose completions come back through the gateway.
-fn relaying(endpoint: &str) -> Settings {
-    let public_url = Some(BaseUrl::parse("http://gateway.test:7280").expect("a URL"));
-    let allow = vec![Allowed::new("http://127.0.0.1:*", true).expect("an entry")];
-    let callbacks = CallbackSettings { public_url, keys: vec![seal_key("one")], allow, ..CallbackSettings::default() };
-    Settings { callbacks, endpoints: vec![external("pay", endpoint)], ..settings() }
-}
-
-/// A handler that starts operations and takes cancels.
-fn starting() -> Handler {
-    Handler::scripted(|seen: &Seen| {
-        let started = json("201 Created", "{\"token\":\"planted-handlers-own\",\"state\":\"running\"}");
-        let canceled = seen.message.target().contains("/cancel");
-        vec![if canceled { answer("202 Accepted", &[], "") } else { started }.into()]
-    })
-}
-
-fn start_of(home: &Handler, id: &str) -> Request {
-    let callback = utf8_percent_encode(&format!("{}/callback", home.url()), NON_ALPHANUMERIC).to_string();
-    to(format!("/nexus/endpoints/pay/services/Svc/op?callback={callback}")).header("Nexus-Request-Id", id).body(PAYLOAD)
-}
-
-fn token_of(answer: &Message) -> String {
-    assert_eq!(answer.status(), 201, "{answer:?} {}", answer.text());
-    let told: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
-    told["token"].as_str().expect("a token").to_owned()
-}
-
-fn cancel_of(token: &str) -> Request {
-    to("/nexus/endpoints/pay/services/Svc/op/cancel").header("Nexus-Operation-Token", token)
-}
-
 #[tokio::test]
 async fn an_operation_is_canceled_by_nobody_but_who_started_it() {
     let (handler, home) = (starting(), Handler::answering(answer("200 OK", &[], "")));
@@ -255,11 +171,10 @@ async fn completions_come_from_whoever_has_the_seal_unless_the_rules_name_somebo
 #[tokio::test]
 async fn what_is_parked_is_sent_as_its_callers() {
     let (reserved, home) = (Reserved::new(), Handler::answering(answer("200 OK", &[], "")));
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let file = folder.path().join("access.log");
+    let file = LogFile::new();
     let known = Known::new(&[("the orders", Some("shop")), ("team-a", None)]);
     let park = PolicyRule { park: Some(Toggle::On(ParkSettings::default())), ..PolicyRule::default() };
-    let log = LogSettings { access_log: Some(LogTarget::File(file.clone())), ..LogSettings::default() };
+    let log = LogSettings { access_log: Some(file.target()), ..LogSettings::default() };
     let settings = known.under(relaying(&format!("http://{}", reserved.address)), vec![everybody()]);
     let settings = Settings { policies: vec![policy(Some("the orders"), park)], log, ..settings };
     let gateway = Gateway::start(unheld_beside(settings)).await;
@@ -274,12 +189,10 @@ async fn what_is_parked_is_sent_as_its_callers() {
     // That rules have changed is no reason to break a promise.
     let _handler = Handler::on(reserved, |_| vec![json("200 OK", "\"result\"").into()]);
     home.wait_for(1).await;
-    let lines = || std::fs::read_to_string(&file).unwrap_or_default();
-    eventually(|| lines().contains("\"deliver\"")).await;
+    eventually(|| file.text().contains("\"deliver\"")).await;
+    let lines = file.lines(1).await;
     for method in ["resend", "deliver"] {
-        let text = lines();
-        let line = text.lines().find(|line| line.contains(&format!("\"{method}\""))).expect("a line");
-        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let line = lines.iter().find(|line| line["method"] == method).expect("a line");
         assert_eq!((&line["caller"], &line["namespace"]), (&"the orders".into(), &"shop".into()), "{line}");
     }
 }

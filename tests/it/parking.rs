@@ -4,10 +4,9 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use nexus_gateway::callback::CallbackSettings;
 use nexus_gateway::callback::destination::Allowed;
 use nexus_gateway::config::Settings;
-use nexus_gateway::nexus::{BaseUrl, ErrorType};
+use nexus_gateway::nexus::ErrorType;
 use nexus_gateway::resilience::RetrySettings;
 use nexus_gateway::resilience::park::{ParkOn, ParkReason, ParkSettings};
 use nexus_gateway::route::{PolicyRule, Toggle};
@@ -21,13 +20,9 @@ const UNREACHABLE: Expected = failure("upstream_unreachable", ErrorType::Unavail
 
 /// An endpoint `pay` that leads to `target`, under a policy that parks.
 fn parking_at(target: &str, park: ParkSettings) -> Settings {
-    let public_url = Some(BaseUrl::parse("http://gateway.test:7280").expect("a URL"));
-    let allow = vec![Allowed::new("http://127.0.0.1:*", true).expect("an entry")];
-    let keys = vec![seal_key("one")];
-    let callbacks = CallbackSettings { public_url, keys, allow, ..CallbackSettings::default() };
     let retry = Toggle::On(RetrySettings { attempts: 1, ..RetrySettings::default() });
     let rule = PolicyRule { park: Some(Toggle::On(park)), retry: Some(retry), ..PolicyRule::default() };
-    under(Settings { callbacks, endpoints: vec![external("pay", target)], ..settings() }, rule)
+    under(relaying(target), rule)
 }
 
 fn parking(handler: &Handler) -> Settings {
@@ -69,17 +64,6 @@ fn failing_first(then: impl Fn(&Seen) -> String + Send + Sync + 'static) -> Hand
         let busy = || handler_error("503 Service Unavailable", "UNAVAILABLE", Some(true), &[]);
         vec![if first { busy() } else { then(seen) }.into()]
     })
-}
-
-fn token_of(answer: &Message) -> String {
-    assert_eq!(answer.status(), 201, "{answer:?} {}", answer.text());
-    let told: serde_json::Value = serde_json::from_slice(&answer.body).expect("JSON");
-    assert_eq!(told["state"], "running");
-    told["token"].as_str().expect("a token").to_owned()
-}
-
-fn cancel_of(token: &str) -> Request {
-    to("/nexus/endpoints/pay/services/Svc/op/cancel").header("Nexus-Operation-Token", token)
 }
 
 #[tokio::test]

@@ -3,10 +3,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use nexus_gateway::callback::CallbackSettings;
-use nexus_gateway::callback::destination::Allowed;
 use nexus_gateway::config::Settings;
-use nexus_gateway::nexus::BaseUrl;
 use nexus_gateway::resilience::RetrySettings;
 use nexus_gateway::resilience::park::ParkSettings;
 use nexus_gateway::route::{PolicyRule, Selector, Toggle};
@@ -25,11 +22,7 @@ fn redacting() -> PolicyRule {
 }
 
 fn relaying(handler: &Handler, rule: PolicyRule) -> Settings {
-    let public_url = Some(BaseUrl::parse("http://gateway.test:7280").expect("a URL"));
-    let allow = vec![Allowed::new("http://127.0.0.1:*", true).expect("an entry")];
-    let keys = vec![seal_key("one")];
-    let callbacks = CallbackSettings { public_url, keys, allow, ..CallbackSettings::default() };
-    under(Settings { callbacks, ..leading_to(handler) }, rule)
+    under(crate::harness::relaying(&handler.url()), rule)
 }
 
 fn start_from(home: &Handler) -> Request {
