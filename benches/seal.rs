@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use nexus_gateway::callback::seal::{Key, Keyring, Operation, Origin, TargetRef};
+use nexus_gateway::callback::seal::{Bound, Key, Keyring, Operation, Origin, TargetRef};
 use tokio::time::Instant;
 
 const ROUNDS: u32 = 200_000;
@@ -45,10 +45,12 @@ fn operation_token(keys: &Keyring) {
         task_queue: "payments-tq".to_owned(),
     };
     let operation = Operation { target, token: "d".repeat(120) };
-    let seal = || keys.seal_operation(ENDPOINT, CALLER, black_box(&operation)).expect("it is short");
+    let bound =
+        Bound { endpoint: ENDPOINT, service: "OrderService".into(), operation: "quote".into(), caller: CALLER.into() };
+    let seal = || keys.seal_operation(&bound, black_box(&operation)).expect("it is short");
     let sealed = seal();
     report("operation's token, sealed", sealed.len(), seal);
-    report("operation's token, opened", sealed.len(), || keys.open_operation(ENDPOINT, CALLER, black_box(&sealed)));
+    report("operation's token, opened", sealed.len(), || keys.open_operation(&bound, black_box(&sealed)));
 }
 
 fn report<T>(what: &str, len: usize, mut action: impl FnMut() -> T) {

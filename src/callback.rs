@@ -11,13 +11,11 @@ use std::time::{Duration, SystemTime};
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::request::Parts;
-use http::{HeaderMap, Response};
+use http::HeaderMap;
 
-use crate::body::Content;
 use crate::credentials::Purse;
 use crate::nexus::callback::{self, MAX_HEADERS};
-use crate::nexus::{BaseUrl, Method, Path, headers, timeout};
+use crate::nexus::{BaseUrl, headers, timeout};
 use crate::upstream::Outgoing;
 
 pub mod destination;
@@ -25,9 +23,11 @@ pub mod home;
 pub mod keys;
 pub mod parked;
 pub mod seal;
+pub mod tokens;
 
 use destination::{Destination, Destinations, Forbidden};
-use seal::{Keyring, Opened, Operation, Origin, Refused, TargetRef, TooLong};
+use seal::{Keyring, Operation, Origin, Refused, TargetRef, TooLong};
+use tokens::Tokens;
 
 /// How much longer than its operation a seal holds: a handler's cluster sends a completion again and again.
 const BEYOND_OPERATION: Duration = Duration::from_secs(24 * 3600);
@@ -38,7 +38,7 @@ const MAX_REQUEST_ID: usize = 64;
 /// Longest name of a caller that goes along as it is, in bytes.
 const MAX_CALLER: usize = 32;
 
-/// What holds for completions.
+/// What holds for completions, and the keys of all seals.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallbackSettings {
     /// How handlers' clusters reach this gateway; none where completions do not go through it.
@@ -70,6 +70,8 @@ impl Default for CallbackSettings {
 
 /// How completions go through this gateway.
 pub struct Completions {
+    /// What seals and opens tokens of operations.
+    pub tokens: Option<Tokens>,
     /// Those that were sealed on their start.
     pub relay: Option<Callbacks>,
     /// The cluster that takes those that were not.
@@ -92,7 +94,7 @@ impl Completions {
 pub struct Callbacks {
     settings: CallbackSettings,
     public_url: String,
-    keyring: Keyring,
+    keyring: Arc<Keyring>,
     destinations: Arc<Destinations>,
 }
 
@@ -106,14 +108,6 @@ pub struct About<'a> {
     pub caller: &'a str,
     /// Where it goes, if its cancels shall follow it there.
     pub target: Option<TargetRef>,
-}
-
-/// The operation that a cancel is for.
-pub enum Canceled {
-    /// It was started at this target; the path of the cancel as it is now.
-    Running(TargetRef, Path),
-    /// It was parked under this name.
-    Parked(String),
 }
 
 /// Why a start's callback cannot be relayed. The message is for the caller's developer.
@@ -152,7 +146,7 @@ pub struct Homeward {
 
 impl Callbacks {
     /// Relays callbacks with `keys`, of which there is at least one; none where the settings do not say so.
-    pub fn new(settings: CallbackSettings, keyring: Keyring, destinations: Arc<Destinations>) -> Option<Self> {
+    pub fn new(settings: CallbackSettings, keyring: Arc<Keyring>, destinations: Arc<Destinations>) -> Option<Self> {
         let public_url = settings.public_url.as_ref()?.to_string();
         Some(Self { settings, public_url, keyring, destinations })
     }
@@ -213,49 +207,6 @@ impl Callbacks {
         if set { Ok(()) } else { Err(Unsealable::Malformed) }
     }
 
-    /// Wraps the token of a start's 201 with the target that it came from. One that would be too long stays as it is, and
-    /// so do all where cancels do not follow their operations.
-    pub fn wrap_started(&self, answer: Response<Content>, about: About<'_>) -> Response<Content> {
-        let (mut head, content) = answer.into_parts();
-        let (Content::Whole(body), Some(target)) = (&content, about.target) else {
-            return Response::from_parts(head, content);
-        };
-        let wrapped = callback::started_token(&head.headers, body).and_then(|token| {
-            let operation = Operation { target: target.clone(), token };
-            let sealed = self.keyring.seal_operation(about.endpoint, &short(about.caller), &operation);
-            sealed
-                .inspect_err(
-                    |error| tracing::warn!(endpoint = about.endpoint, %error, "an operation token stays as it is"),
-                )
-                .ok()
-        });
-        let body = wrapped.and_then(|wrapped| callback::with_started_token(body, &mut head.headers, &wrapped));
-        Response::from_parts(head, body.map_or(content, Content::Whole))
-    }
-
-    /// Opens the token of a cancel, and puts the handler's own in its place. None where the token is not one of ours.
-    pub fn open_cancel(
-        &self,
-        head: &mut Parts,
-        path: &Path,
-        endpoint: &str,
-        caller: &str,
-    ) -> Result<Option<Canceled>, Refused> {
-        if path.method == Method::Start {
-            return Ok(None);
-        }
-        let Some(token) = callback::cancel_token(path, head) else { return Ok(None) };
-        match self.keyring.open_operation(endpoint, &short(caller), &token) {
-            Opened::Foreign => Ok(None),
-            Opened::Refused(refused) => Err(refused),
-            Opened::Ours(Operation { target: TargetRef::Parked { id }, .. }) => Ok(Some(Canceled::Parked(id))),
-            Opened::Ours(Operation { target, token }) => {
-                let path = callback::with_cancel_token(path, head, &token).ok_or(Refused::Malformed)?;
-                Ok(Some(Canceled::Running(target, path)))
-            }
-        }
-    }
-
     /// Opens a completion that came to `sealed`, and makes its headers what the caller's cluster expects.
     pub fn open_completion(&self, sealed: &str, head: &mut HeaderMap) -> Result<Homeward, Refused> {
         let now = unix_now();
@@ -279,12 +230,13 @@ impl Callbacks {
     fn wrap_completed(&self, sealed: &str, origin: &Origin, head: &mut HeaderMap) {
         let token = head.get(&headers::OPERATION_TOKEN).and_then(|token| token.to_str().ok());
         let (Some(token), Some(target)) = (token, TargetRef::parse(&origin.target)) else { return };
-        let endpoint = origin.endpoint.split('/').next().unwrap_or_default();
+        let (endpoint, key) = origin.endpoint.split_once('/').unwrap_or((&origin.endpoint, ""));
         let operation = match target {
             TargetRef::Parked { id } => Operation::parked(id),
             target => Operation { target, token: token.to_owned() },
         };
-        if let Ok(wrapped) = self.keyring.seal_operation_like(sealed, endpoint, &origin.caller, &operation) {
+        let bound = tokens::bound(endpoint, key, Cow::Borrowed(&origin.caller));
+        if let Ok(wrapped) = self.keyring.seal_operation_like(sealed, &bound, &operation) {
             headers::replace_operation_token(head, &wrapped);
         }
     }

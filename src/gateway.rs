@@ -134,9 +134,9 @@ impl Gateway {
         self.authentication.load_full()
     }
 
-    /// From now on completions go so.
+    /// From now on completions go so, and tokens of operations are sealed so.
     pub fn complete_by(&self, completions: Completions) {
-        let any = completions.relay.is_some() || completions.home.is_some();
+        let any = completions.tokens.is_some() || completions.home.is_some();
         self.completions.store(any.then(|| Arc::new(completions)));
     }
 
@@ -202,9 +202,9 @@ impl Gateway {
         visit.record.operation(&operation.metrics);
         let governed = operation.governed.of(&visit.caller_key(), visit.caller.namespace());
         visit.redact = governed.policy.redact;
+        let terms = self.token_terms(&governed.policy);
         if call.path.method != Method::Start
-            && let Some(answer) =
-                self.follow_token(visit, &mut head, &mut call, &mut endpoint, governed.policy.sticky).await?
+            && let Some(answer) = self.follow_token(visit, &mut head, &mut call, &mut endpoint, terms).await?
         {
             return Ok((answer, Outcome::CancelAccepted));
         }
@@ -214,11 +214,12 @@ impl Gateway {
         let reading = read_request(&head.headers, body, governed.policy.max_request_body, &self.gates);
         let in_time = timeout_at(deadline.at(), pin!(reading)).await;
         let (body, _held) = in_time.unwrap_or_else(|_| Err(late(&deadline, false)))?;
-        let completions = if governed.policy.relay { self.completions.load_full() } else { None };
+        let completions = if governed.policy.relay || terms.sealed { self.completions.load_full() } else { None };
         let relay = completions.as_ref().and_then(|completions| completions.relay.as_ref());
+        let relay = relay.filter(|_| governed.policy.relay);
         let sealing = relay.filter(|_| call.path.method == Method::Start && leaves_home(&head, &endpoint));
         let parking = Parking::of(self, &head, &call, &governed.policy, relay);
-        let key = if sealing.is_some() || parking.is_some() {
+        let key = if sealing.is_some() || parking.is_some() || terms.sealed {
             call.path.key(head.uri.path()).to_owned()
         } else {
             String::new()
@@ -226,10 +227,10 @@ impl Gateway {
         // It says whose `temporal://system` is meant, and ends at this gateway.
         let source = sealing.and_then(|_| head.headers.get(&headers::CALLBACK_SOURCE).cloned());
         let mut request = outgoing(visit, head, &call, &endpoint, body)?;
-        let sticky = governed.policy.sticky;
         let sealed = match sealing {
             Some(relay) => {
-                self.seal_start(relay, about(&visit.caller, &endpoint, &key, sticky), source.as_ref(), &mut request)?
+                let about = about(&visit.caller, &endpoint, &key, terms.sticky);
+                self.seal_start(relay, about, source.as_ref(), &mut request)?
             }
             None => false,
         };
@@ -243,12 +244,12 @@ impl Gateway {
                 Box::pin(self.get_through_or_park(visit, parking, journey, start, request)).await?
             }
         };
-        match sealing {
-            Some(relay) if sealed && outcome == Outcome::Started => {
-                Ok((relay.wrap_started(answer, about(&visit.caller, endpoint, &key, sticky)), outcome))
-            }
-            _ => Ok((answer, outcome)),
-        }
+        let tokens = completions.as_ref().and_then(|completions| completions.tokens.as_ref());
+        let answer = match tokens.filter(|_| outcome == Outcome::Started && (sealed || terms.sealed)) {
+            Some(tokens) => tokens.seal_started(answer, &about(&visit.caller, endpoint, &key, terms.sticky)),
+            None => answer,
+        };
+        Ok((answer, outcome))
     }
 
     /// Waits for the request's turn and makes attempts.

@@ -8,7 +8,7 @@ use crate::admission::authorize::Who;
 use crate::config::Settings;
 use crate::gates::{CallerKey, Gates};
 use crate::registry::{CONFIGURATION, LookUp, Registry};
-use crate::route::{Decided, Decision, Endpoint, Plan, Router, Table};
+use crate::route::{Decided, Decision, Endpoint, Plan, Router, Table, TokenRule};
 use crate::telemetry::Telemetry;
 
 mod authorization;
@@ -42,7 +42,8 @@ pub struct Question<'a> {
 
 /// Asks the sources of `settings` for `name`.
 pub async fn resolve(settings: Settings, name: &str, question: Question<'_>) -> Resolved {
-    let can_relay = settings.callbacks.public_url.is_some();
+    let ways =
+        Ways { can_relay: settings.callbacks.public_url.is_some(), is_guarded: settings.authentication.is_some() };
     let router = Arc::new(Router::new(Telemetry::new(), Gates::new(&settings.server.process), 1));
     let publish_to = Arc::clone(&router);
     let registry = Registry::new(move |snapshot| publish_to.apply(snapshot), None, Arc::clone(router.wallet()));
@@ -61,7 +62,7 @@ pub async fn resolve(settings: Settings, name: &str, question: Question<'_>) -> 
     let table = router.table();
     match (router.find(name), looked_up) {
         (Some(endpoint), looked_up) => {
-            let mut text = describe(&table, &endpoint, question, can_relay);
+            let mut text = describe(&table, &endpoint, question, ways);
             authorization::explain(&mut text, &settings, endpoint.name(), question);
             if let LookUp::Unavailable(why) = looked_up {
                 line(&mut text, "warning", format!("not every source could be asked: {why}"));
@@ -73,7 +74,14 @@ pub async fn resolve(settings: Settings, name: &str, question: Question<'_>) -> 
     }
 }
 
-fn describe(table: &Table, endpoint: &Endpoint, question: Question<'_>, can_relay: bool) -> String {
+/// What else than policies says how completions come back and which tokens operations have.
+#[derive(Clone, Copy)]
+struct Ways {
+    can_relay: bool,
+    is_guarded: bool,
+}
+
+fn describe(table: &Table, endpoint: &Endpoint, question: Question<'_>, ways: Ways) -> String {
     let entry = endpoint.entry();
     let mut text = String::new();
     line(&mut text, "endpoint", endpoint.name());
@@ -109,8 +117,8 @@ fn describe(table: &Table, endpoint: &Endpoint, question: Question<'_>, can_rela
     let asked = [endpoint.name(), service, operation];
     let decision = policies.explain(asked, caller.as_ref(), namespace);
     decisions(&mut text, &decision);
-    completions(&mut text, &decision, can_relay);
-    line(&mut text, "park", parking(&decision, can_relay));
+    completions(&mut text, &decision, ways);
+    line(&mut text, "park", parking(&decision, ways.can_relay));
     line(&mut text, "redact", because(&decision.redact, |redact| if *redact { "on".into() } else { "off".into() }));
     let named = policies.callers(asked);
     if caller.is_none() && !named.is_empty() {
@@ -154,18 +162,27 @@ fn decisions(text: &mut String, decision: &Decision) {
     line(text, "breaker", because(breaker, |breaker| or_off(breaker.as_deref(), |it| limits::breaker(&it.settings))));
 }
 
-/// How completions come back.
-fn completions(text: &mut String, decision: &Decision, can_relay: bool) {
-    let Decision { relay, sticky, .. } = decision;
+/// How completions come back, and which tokens operations have.
+fn completions(text: &mut String, decision: &Decision, Ways { can_relay, is_guarded }: Ways) {
+    let Decision { relay, sticky, tokens, .. } = decision;
+    let sealed = tokens.value.map_or(is_guarded, |rule| rule == TokenRule::Sealed);
     if can_relay {
         line(text, "callbacks", because(relay, |relay| if *relay { "relay".into() } else { "direct".into() }));
     } else {
         line(text, "callbacks", "direct (there is no callbacks.public_url)");
     }
-    if can_relay && relay.value {
+    if sealed {
+        line(text, "sticky", "true (tokens are sealed)");
+    } else if can_relay && relay.value {
         line(text, "sticky", because(sticky, ToString::to_string));
     } else {
         line(text, "sticky", "false (callbacks are direct)");
+    }
+    let named = if sealed { "sealed" } else { "any" };
+    if tokens.value.is_none() && is_guarded {
+        line(text, "tokens", "sealed (there is authentication)");
+    } else {
+        line(text, "tokens", because(tokens, |_| named.into()));
     }
 }
 

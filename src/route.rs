@@ -26,7 +26,7 @@ mod governed;
 mod policy;
 
 pub use governed::{Gated, Governed};
-pub use policy::{Decided, Decision, ForCallers, Policies, Policy, PolicyRule, Ruled, Selector, Toggle};
+pub use policy::{Decided, Decision, ForCallers, Policies, Policy, PolicyRule, Ruled, Selector, Toggle, TokenRule};
 
 /// Operations remembered per endpoint. Callers choose the names, so there is a bound; beyond it an operation's policy
 /// is found anew for each request.

@@ -18,6 +18,7 @@ use crate::admission::{Authentication, Authorization};
 use crate::callback::destination::{Allowed, Destinations};
 use crate::callback::home::Home;
 use crate::callback::seal::{Key, Keyring};
+use crate::callback::tokens::Tokens;
 use crate::callback::{Callbacks, Completions, keys};
 use crate::config::{self, Settings};
 use crate::credentials::Wallet;
@@ -59,8 +60,8 @@ pub enum ApplyError {
         /// What the operating system says.
         source: io::Error,
     },
-    /// The key of callbacks cannot be read or made.
-    #[error("cannot use a key for callbacks: {0}")]
+    /// The key of callbacks and tokens cannot be read or made.
+    #[error("cannot use a key for callbacks and tokens of operations: {0}; set `callbacks.keys`, or `state.directory`")]
     Key(io::Error),
     /// A thread cannot be started.
     #[error("cannot start a worker thread: {0}")]
@@ -348,7 +349,7 @@ impl Running {
     }
 }
 
-/// How completions go, by these settings. Blocks on the file of a generated key.
+/// How completions go and tokens are sealed, by these settings. Blocks on the file of a generated key.
 fn completions(settings: &Settings, wallet: &Wallet) -> Result<Completions, ApplyError> {
     let callbacks = &settings.callbacks;
     let clusters = settings
@@ -361,16 +362,19 @@ fn completions(settings: &Settings, wallet: &Wallet) -> Result<Completions, Appl
         let cluster = settings.clusters.iter().find(|cluster| cluster.name == *home)?;
         cluster.urls.first().cloned()
     });
-    let keys = match (&callbacks.public_url, &callbacks.keys[..]) {
-        (None, _) => Vec::new(),
-        (Some(_), []) => vec![keys::load_or_generate(settings.state.as_deref()).map_err(ApplyError::Key)?],
-        (Some(_), keys) => keys.to_vec(),
+    let seals = callbacks.public_url.is_some() || settings.seals_tokens();
+    let keys = match &callbacks.keys[..] {
+        _ if !seals => Vec::new(),
+        [] => vec![keys::load_or_generate(settings.state.as_deref()).map_err(ApplyError::Key)?],
+        keys => keys.to_vec(),
     };
+    let keyring = Keyring::new(keys).map(Arc::new);
     let relay =
-        Keyring::new(keys).and_then(|keyring| Callbacks::new(callbacks.clone(), keyring, Arc::clone(&destinations)));
+        keyring.clone().and_then(|keyring| Callbacks::new(callbacks.clone(), keyring, Arc::clone(&destinations)));
+    let tokens = keyring.map(Tokens::new);
     let homes =
         settings.clusters.iter().map(|cluster| Home::new(&cluster.name, &cluster.urls, &cluster.outward, wallet));
-    Ok(Completions { relay, home, destinations, homes: homes.collect() })
+    Ok(Completions { tokens, relay, home, destinations, homes: homes.collect() })
 }
 
 /// Whether connections to destinations can stay.
@@ -378,7 +382,7 @@ fn same_completions(before: &Settings, now: &Settings) -> bool {
     fn parts(settings: &Settings) -> impl PartialEq {
         let urls: Vec<_> =
             settings.clusters.iter().map(|cluster| (&cluster.name, &cluster.urls, &cluster.outward)).collect();
-        (&settings.callbacks, &settings.upstream, urls)
+        (&settings.callbacks, &settings.upstream, settings.seals_tokens(), urls)
     }
     parts(before) == parts(now)
 }

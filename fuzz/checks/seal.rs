@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use nexus_gateway::callback::seal::{Key, Keyring, Opened, Operation, Origin, Refused, TargetRef};
+use nexus_gateway::callback::seal::{Bound, Key, Keyring, Opened, Operation, Origin, Refused, TargetRef};
 
 static KEYS: LazyLock<Keyring> = LazyLock::new(|| {
     let keys = [Key::new("first", [1; 32]), Key::new("second", [2; 32])];
@@ -45,7 +45,7 @@ fn does_not_open(text: &str) {
     let refused = [
         KEYS.open_callback(text, 0).expect_err("a callback is forged"),
         KEYS.open_token(text, "").expect_err("a callback's token is forged"),
-        match KEYS.open_operation("", "", text) {
+        match KEYS.open_operation(&bound(""), text) {
             Opened::Ours(_) => panic!("an operation's token is forged"),
             Opened::Foreign => Refused::Malformed,
             Opened::Refused(refused) => refused,
@@ -54,6 +54,10 @@ fn does_not_open(text: &str) {
     assert!(!refused.contains(&Refused::Expired), "age shows without a key");
     let named = KEYS.opens_with(text).is_some();
     assert!(named || !refused.contains(&Refused::Forged), "a key that is not named was tried");
+}
+
+fn bound(endpoint: &str) -> Bound<'_> {
+    Bound { endpoint, service: "Svc".into(), operation: endpoint.into(), caller: "caller".into() }
 }
 
 fn token_comes_back(token: &[u8]) {
@@ -68,10 +72,10 @@ fn strings_come_back(text: &str) {
     assert_eq!(KEYS.open_callback(&KEYS.seal_callback(&origin), 0), Ok(origin));
 
     let operation = Operation { target: TargetRef::External { url: text.to_owned() }, token: text.to_owned() };
-    match KEYS.seal_operation(text, "caller", &operation) {
+    match KEYS.seal_operation(&bound(text), &operation) {
         Ok(sealed) => {
             assert!(sealed.len() <= 4096, "it is longer than Temporal takes");
-            assert_eq!(KEYS.open_operation(text, "caller", &sealed), Opened::Ours(operation));
+            assert_eq!(KEYS.open_operation(&bound(text), &sealed), Opened::Ours(operation));
         }
         Err(too_long) => assert_eq!(Keyring::operation_len(&operation), 4096 + too_long.by),
     }

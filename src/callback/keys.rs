@@ -22,8 +22,8 @@ const FILE: &str = "callback-key";
 pub fn load_or_generate(state: Option<&Path>) -> io::Result<Key> {
     let Some(state) = state else {
         tracing::warn!(
-            "callbacks are sealed with a key that ends with this process, and with it the way back of operations that \
-            still run: set `callbacks.keys`, or `state.directory`"
+            "callbacks and tokens of operations are sealed with a key that ends with this process: what runs then can \
+            neither complete nor be canceled; set `callbacks.keys`, or `state.directory`"
         );
         return Ok(generate());
     };
@@ -35,7 +35,8 @@ pub fn load_or_generate(state: Option<&Path>) -> io::Result<Key> {
     tracing::warn!(
         path = %path.display(),
         key = &*key.id,
-        "callbacks are sealed with a key that only this gateway has; replicas need a shared one: set `callbacks.keys`"
+        "callbacks and tokens of operations are sealed with a key that only this gateway has; replicas need a shared \
+        one: set `callbacks.keys`"
     );
     Ok(key)
 }

@@ -105,7 +105,7 @@ impl Callbacks {
             self.sealed_callback(&other.uri).ok_or(Unsealable::Malformed)?
         };
         let operation = Operation::parked(name);
-        let token = self.keyring.seal_operation(about.endpoint, &short(about.caller), &operation);
+        let token = self.keyring.seal_operation(&about.bound(), &operation);
         let token = token.map_err(Unsealable::TooLong)?;
         let kept = KeptStart {
             tail: start.tail().to_owned(),
@@ -275,8 +275,8 @@ mod tests {
         let allow = vec![Allowed::new("http://127.0.0.1:*", true).unwrap()];
         let destinations = Arc::new(Destinations::new(allow, UpstreamSettings::default(), 1));
         let settings = CallbackSettings { public_url, ..CallbackSettings::default() };
-        let relay = Callbacks::new(settings, Keyring::new(keys).unwrap(), Arc::clone(&destinations));
-        Completions { relay, home: None, destinations, homes: Vec::new() }.relay.unwrap()
+        let relay = Callbacks::new(settings, Arc::new(Keyring::new(keys).unwrap()), Arc::clone(&destinations));
+        Completions { tokens: None, relay, home: None, destinations, homes: Vec::new() }.relay.unwrap()
     }
 
     fn about<'a>() -> About<'a> {
@@ -325,7 +325,7 @@ mod tests {
             assert!(kept.tail.starts_with("Svc/op?a=1&callback="));
             assert_eq!(kept.tail.contains("127.0.0.1"), !sealed, "what was not sealed goes out as it was");
             assert!(matches!(
-                relay.keyring.open_operation("pay", "anonymous", &token),
+                relay.keyring.open_operation(&about().bound(), &token),
                 Opened::Ours(operation) if operation == Operation::parked(format!("store.{ID}"))
             ));
 

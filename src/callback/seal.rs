@@ -2,7 +2,7 @@
 //!
 //! Four contents are sealed, each for its own purpose and with its own keys: where a callback came from, the token of
 //! the caller's cluster in that callback, the handler's operation token, and what is kept of a parked operation. A seal
-//! for one purpose, endpoint, caller, callback or operation does not open for another.
+//! for one purpose, endpoint, operation, caller or callback does not open for another.
 //!
 //! The cipher is AES-256-GCM-SIV (RFC 8452), which survives a repeated nonce. Replicas share keys without a common
 //! counter, so that nonces are drawn at random; and an operation's token must be the same text each time, since a
@@ -19,7 +19,7 @@ mod operation;
 mod tests;
 
 pub use key::{Key, KeyError};
-pub use operation::{Operation, TargetRef};
+pub use operation::{Bound, Operation, TargetRef};
 
 use cipher::{Cipher, Purpose};
 use codec::{Reader, Writer};
@@ -78,7 +78,7 @@ pub enum Refused {
 /// What an operation token turned out to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Opened {
-    /// Sealed here, for this endpoint and caller.
+    /// Sealed here, for this operation of this endpoint and for this caller.
     Ours(Operation),
     /// Not a sealed one: passes as it is.
     Foreign,
@@ -154,10 +154,10 @@ impl Keyring {
         self.open(Purpose::CallbackToken, &[bound_to], sealed)
     }
 
-    /// Seals an operation's token, bound to the endpoint and the caller: the same text each time, as long as the same
-    /// key is the first.
-    pub fn seal_operation(&self, endpoint: &str, caller: &str, operation: &Operation) -> Result<String, TooLong> {
-        Self::seal_operation_with(&self.first, endpoint, caller, operation)
+    /// Seals an operation's token, bound to what it was started as: the same text each time, as long as the same key is
+    /// the first.
+    pub fn seal_operation(&self, bound: &Bound<'_>, operation: &Operation) -> Result<String, TooLong> {
+        Self::seal_operation_with(&self.first, bound, operation)
     }
 
     /// As [`seal_operation`](Self::seal_operation), with the key that sealed this callback: an operation whose
@@ -165,22 +165,16 @@ impl Keyring {
     pub fn seal_operation_like(
         &self,
         callback: &str,
-        endpoint: &str,
-        caller: &str,
+        bound: &Bound<'_>,
         operation: &Operation,
     ) -> Result<String, TooLong> {
         let cipher = cipher::named(callback).and_then(|name| self.cipher(name)).unwrap_or(&self.first);
-        Self::seal_operation_with(cipher, endpoint, caller, operation)
+        Self::seal_operation_with(cipher, bound, operation)
     }
 
-    fn seal_operation_with(
-        cipher: &Cipher,
-        endpoint: &str,
-        caller: &str,
-        operation: &Operation,
-    ) -> Result<String, TooLong> {
+    fn seal_operation_with(cipher: &Cipher, bound: &Bound<'_>, operation: &Operation) -> Result<String, TooLong> {
         within(Self::operation_len(operation), MAX_OPERATION_TOKEN)?;
-        Ok(cipher.seal(Purpose::OperationToken, &[endpoint, caller], &operation.to_bytes(), PREFIX))
+        Ok(cipher.seal(Purpose::OperationToken, &bound.context(), &operation.to_bytes(), PREFIX))
     }
 
     /// How many bytes the token of this operation has when it is sealed.
@@ -193,10 +187,10 @@ impl Keyring {
         token.starts_with(PREFIX.as_bytes())
     }
 
-    /// Opens an operation's token for this endpoint and caller.
-    pub fn open_operation(&self, endpoint: &str, caller: &str, token: &str) -> Opened {
+    /// Opens an operation's token for what it was started as.
+    pub fn open_operation(&self, bound: &Bound<'_>, token: &str) -> Opened {
         let Some(sealed) = token.strip_prefix(PREFIX) else { return Opened::Foreign };
-        let content = self.open(Purpose::OperationToken, &[endpoint, caller], sealed);
+        let content = self.open(Purpose::OperationToken, &bound.context(), sealed);
         match content.and_then(|content| Operation::from_bytes(&content).ok_or(Refused::Malformed)) {
             Ok(operation) => Opened::Ours(operation),
             Err(refused) => Opened::Refused(refused),

@@ -27,6 +27,7 @@ pub(super) use outward::{CallerHeader, Callers, ClientAuth, CredentialHeader, Cr
 pub(super) use park::{End, Park, Parking};
 pub(super) use policy::{
     Breaker, Callback, Cause, Concurrency, Level, OnFailure, Part, Policy, RateLimit, Redact, Retry, Scope, Setting,
+    Tokens,
 };
 pub(super) use tls::{ClientCertificates, ClientTls, ServerTls};
 

@@ -11,6 +11,7 @@ use super::tree::Node;
 use super::{Overrides, Settings, state};
 use crate::park::StoreAt;
 use crate::resilience::rate_limit::StoreSettings;
+use crate::route::{PolicyRule, Selector, TokenRule};
 use crate::telemetry::{self, LogSettings};
 use crate::upstream::UpstreamSettings;
 
@@ -54,10 +55,11 @@ pub(super) fn build(
     let lists = |list: fn(&file::Callbacks) -> bool| file.callbacks.as_ref().is_some_and(list);
     let has_keys = lists(|callbacks| callbacks.keys.is_some()) || report.is_known_bad("callbacks");
     let has_allow = lists(|callbacks| callbacks.allow.as_ref().is_some_and(|list| !list.is_empty()));
-    let callbacks = callbacks::build(file.callbacks, &clusters, &mut report);
+    let is_guarded = file.authentication.is_some() || report.is_known_bad("authentication");
+    let callbacks = callbacks::build(file.callbacks, &clusters, seals_tokens(&policies, is_guarded), &mut report);
     let can_relay = callbacks.public_url.is_some() || report.is_known_bad("callbacks");
     policies::refuse_relay_without_url(&policies, can_relay, &mut report);
-    policies::refuse_sticky_direct(&policies, can_relay, &mut report);
+    policies::refuse_sticky(&policies, can_relay, is_guarded, &mut report);
     let server = server::build(file.server.unwrap_or_default());
     policies::refuse_little_room(&policies, server.process.max_queued_bytes, &mut report);
     let state = overrides
@@ -98,6 +100,19 @@ pub(super) fn build(
         parking,
         state,
         log: log(file.log.unwrap_or_default()),
+    }
+}
+
+/// Whether any operation's token may have to be sealed, whoever relays its completion.
+fn seals_tokens(policies: &[PolicyRule], is_guarded: bool) -> bool {
+    let leaves_all = |rule: &PolicyRule| rule.selector == Selector::default() && rule.tokens == Some(TokenRule::Any);
+    policies.iter().any(|rule| rule.tokens == Some(TokenRule::Sealed)) || is_guarded && !policies.iter().any(leaves_all)
+}
+
+impl Settings {
+    /// Whether any operation's token may have to be sealed, whoever relays its completion.
+    pub fn seals_tokens(&self) -> bool {
+        seals_tokens(&self.policies, self.authentication.is_some())
     }
 }
 

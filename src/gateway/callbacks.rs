@@ -11,15 +11,25 @@ use crate::admission::Caller;
 use crate::admission::authorize::ANONYMOUS;
 use crate::body::Content;
 use crate::callback::seal::Refused;
-use crate::callback::{About, Callbacks, Canceled};
+use crate::callback::tokens::Canceled;
+use crate::callback::{About, Callbacks};
 use crate::nexus::{Call, headers};
 use crate::response::{Failure, Reason};
-use crate::route::Endpoint;
+use crate::route::{Endpoint, Policy, TokenRule};
 use crate::upstream::Outgoing;
 
+/// What holds for the tokens of an operation.
+#[derive(Clone, Copy)]
+pub(super) struct TokenTerms {
+    /// Whether those that are sealed name the target that they came from. Where every one is sealed, all do.
+    pub(super) sticky: bool,
+    /// Whether every one is sealed, and no cancel passes with another.
+    pub(super) sealed: bool,
+}
+
 /// An operation as seals name it.
-pub(super) fn about<'a>(caller: &'a Caller, endpoint: &'a Endpoint, key: &'a str, sticky: bool) -> About<'a> {
-    let target = sticky.then(|| endpoint.target_ref());
+pub(super) fn about<'a>(caller: &'a Caller, endpoint: &'a Endpoint, key: &'a str, named: bool) -> About<'a> {
+    let target = named.then(|| endpoint.target_ref());
     About { endpoint: endpoint.name(), key, caller: name_of(caller), target }
 }
 
@@ -57,6 +67,15 @@ impl Gateway {
         Ok(sealed)
     }
 
+    /// What holds for the tokens of an operation under its policy.
+    pub(super) fn token_terms(&self, policy: &Policy) -> TokenTerms {
+        let sealed = match policy.tokens {
+            Some(rule) => rule == TokenRule::Sealed,
+            None => self.authentication.load().is_some(),
+        };
+        TokenTerms { sticky: sealed || policy.sticky, sealed }
+    }
+
     /// Lets a cancel follow its operation to where that was started, wherever the endpoint leads by now. The answer,
     /// where the operation was parked and the cancel ends here.
     pub(super) async fn follow_token(
@@ -65,21 +84,24 @@ impl Gateway {
         head: &mut Parts,
         call: &mut Call,
         endpoint: &mut Arc<Endpoint>,
-        sticky: bool,
+        terms: TokenTerms,
     ) -> Result<Option<Response<Content>>, Failure> {
         let completions = self.completions.load_full();
-        let Some(relay) = completions.as_ref().and_then(|completions| completions.relay.as_ref()) else {
-            return Ok(None);
+        let Some(tokens) = completions.as_ref().and_then(|completions| completions.tokens.as_ref()) else {
+            // As new settings are put in force, keys may come a moment after what needs them.
+            return if terms.sealed { Err(unopened(Refused::UnknownKey)) } else { Ok(None) };
         };
-        let mut opened = relay.open_cancel(head, &call.path, endpoint.name(), name_of(&visit.caller));
+        let key = call.path.key(head.uri.path()).to_owned();
+        let of = |caller| About { endpoint: endpoint.name(), key: &key, caller, target: None };
+        let mut opened = tokens.open_cancel(head, &call.path, &of(name_of(&visit.caller)));
         // What nobody in particular started is anybody's, also once callers have names.
         if opened.is_err() && visit.caller.identity().is_some() {
-            opened = relay.open_cancel(head, &call.path, endpoint.name(), ANONYMOUS);
+            opened = tokens.open_cancel(head, &call.path, &of(ANONYMOUS));
         }
         let unknown = || Failure::new(Reason::UnknownToken, "no operation of this endpoint has this token");
         let opened = match opened {
             // Where tokens pass as they are, they may be another gateway's.
-            Err(_) if !sticky => return Ok(None),
+            Err(_) if !terms.sticky => return Ok(None),
             opened => opened,
         };
         let opened = opened.map_err(|refused| match refused {
@@ -88,9 +110,11 @@ impl Gateway {
             _ => unknown(),
         })?;
         match opened {
-            None => Ok(None),
-            Some(Canceled::Parked(id)) => self.cancel_parked(visit, head, call, endpoint, &id).await,
-            Some(Canceled::Running(target, path)) => {
+            // It may be one that its handler made, and anybody could have guessed.
+            Canceled::Foreign if terms.sealed => Err(unknown()),
+            Canceled::Foreign => Ok(None),
+            Canceled::Parked(id) => self.cancel_parked(visit, head, call, endpoint, &id).await,
+            Canceled::Running(target, path) => {
                 call.path = path;
                 if endpoint.target_ref() != target {
                     *endpoint = self.router.leading_to(endpoint, &target).ok_or_else(unknown)?;

@@ -56,6 +56,12 @@ pub fn replace_operation_token(headers: &mut HeaderMap, token: &str) -> bool {
     true
 }
 
+/// Drops every `Nexus-Operation-Token`, also those with `_` for `-` (see [`clean_request`]).
+pub fn remove_operation_tokens(headers: &mut HeaderMap) {
+    headers.remove(&OPERATION_TOKEN);
+    remove(headers, |name| name.contains('_') && name.replace('_', "-") == OPERATION_TOKEN.as_str());
+}
+
 /// Says on an answer which rate limit there is and what is left of it (draft-ietf-httpapi-ratelimit-headers).
 pub fn tell_limit(answer: &mut HeaderMap, policy: &str, left: &str) {
     for (name, value) in [("ratelimit-policy", policy), ("ratelimit", left)] {

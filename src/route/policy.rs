@@ -57,8 +57,19 @@ pub struct PolicyRule {
     pub relay: Option<bool>,
     /// See [`Policy::sticky`].
     pub sticky: Option<bool>,
+    /// See [`Policy::tokens`].
+    pub tokens: Option<TokenRule>,
     /// See [`Policy::redact`].
     pub redact: Option<bool>,
+}
+
+/// Which tokens operations have, and cancels may come with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenRule {
+    /// Only those that a gateway sealed for the same operation and caller.
+    Sealed,
+    /// Those of handlers as well.
+    Any,
 }
 
 /// A setting that a more specific rule can switch off again.
@@ -96,6 +107,8 @@ pub struct Policy {
     pub relay: bool,
     /// Whether operation tokens name the target that they came from, where completions are relayed. Default yes.
     pub sticky: bool,
+    /// Which tokens operations have. Where no rule says so: sealed ones where callers are authenticated, else any.
+    pub tokens: Option<TokenRule>,
     /// Whether stack traces and causes are cut from the failures that callers get. Default no.
     pub redact: bool,
 }
@@ -127,6 +140,7 @@ impl Default for Policy {
             park: None,
             relay: true,
             sticky: true,
+            tokens: None,
             redact: false,
         }
     }

@@ -38,6 +38,25 @@ fn a_new_key_is_one_line_of_a_configuration() {
 }
 
 #[test]
+fn keys_are_of_use_without_a_public_url_where_tokens_are_sealed() {
+    let key = new_key(Some("k1"));
+    let keys = format!("callbacks:\n  keys:\n    {key}");
+    let guarded = "authentication: { api_keys: { keys: [{ name: orders, sha256: \
+        8bb0cf6eb9b17d0f7d22b456f121257dc1254e1f01665370476383ea776df414 }] } }";
+    for (sealed, more) in [
+        (false, ""),
+        (true, "policies: [{ match: { endpoint: pay }, tokens: sealed }]"),
+        (true, guarded),
+        (true, &format!("{guarded}\npolicies: [{{ match: {{ endpoint: pay }}, tokens: any }}]")),
+        (false, &format!("{guarded}\npolicies: [tokens: any]")),
+        (true, &format!("{guarded}\npolicies: [tokens: any, {{ match: {{ endpoint: pay }}, tokens: sealed }}]")),
+    ] {
+        let loaded = load_text(&format!("{more}\n{keys}"));
+        assert_eq!(loaded.as_ref().is_ok_and(Settings::seals_tokens), sealed, "{more}");
+    }
+}
+
+#[test]
 fn a_secret_is_the_same_in_every_base64() {
     let load = |secret: &str| {
         let settings = load_text(&with_keys(&format!("    - {{ id: k, secret: \"{secret}\" }}"))).unwrap();

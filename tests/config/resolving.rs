@@ -56,24 +56,50 @@ policies: [{ timeout: 5s }, { match: { caller_namespace: prod }, timeout: 6s }]"
 #[tokio::test]
 async fn how_completions_come_back_is_told() {
     let ends = "endpoints: { pay: { external: { url: 'http://127.0.0.1:1' } } }";
-    for (text, callbacks, sticky) in [
-        ("", "direct (there is no callbacks.public_url)", "false (callbacks are direct)"),
-        ("callbacks: { public_url: 'http://g' }", "relay (the default)", "true (the default)"),
+    let guarded = "authentication: { api_keys: { keys: [{ name: orders, sha256: \
+        8bb0cf6eb9b17d0f7d22b456f121257dc1254e1f01665370476383ea776df414 }] } }";
+    for (text, callbacks, sticky, tokens) in [
+        (
+            guarded,
+            "direct (there is no callbacks.public_url)",
+            "true (tokens are sealed)",
+            "sealed (there is authentication)",
+        ),
+        (
+            &format!("{guarded}\npolicies: [tokens: any]"),
+            "direct (there is no callbacks.public_url)",
+            "false (callbacks are direct)",
+            "any (policies[0])",
+        ),
+        (
+            "policies: [tokens: sealed]",
+            "direct (there is no callbacks.public_url)",
+            "true (tokens are sealed)",
+            "sealed (policies[0])",
+        ),
+        ("", "direct (there is no callbacks.public_url)", "false (callbacks are direct)", "any (the default)"),
+        ("callbacks: { public_url: 'http://g' }", "relay (the default)", "true (the default)", "any (the default)"),
         (
             "callbacks: { public_url: 'http://g' }\npolicies: [sticky: false, callbacks: relay]",
             "relay (policies[1])",
             "false (policies[0])",
+            "any (the default)",
         ),
         (
             "callbacks: { public_url: 'http://g' }\npolicies: [callbacks: direct]",
             "direct (policies[0])",
             "false (callbacks are direct)",
+            "any (the default)",
         ),
     ] {
         let settings = load_text(&format!("{ends}\n{text}")).unwrap();
         let question = Question { service: "S", operation: "o", caller: None, who: None };
         let Resolved::Found(said) = resolve(settings, "pay", question).await else { panic!("not found") };
-        for line in [format!("callbacks          {callbacks}\n"), format!("sticky             {sticky}\n")] {
+        for line in [
+            format!("callbacks          {callbacks}\n"),
+            format!("sticky             {sticky}\n"),
+            format!("tokens             {tokens}\n"),
+        ] {
             assert!(said.contains(&line), "{line} in {said}");
         }
     }

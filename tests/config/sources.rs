@@ -23,7 +23,7 @@ use nexus_gateway::resilience::park::{ParkOn, ParkReason, ParkSettings};
 use nexus_gateway::resilience::rate_limit::{OnFailure, Rate, Scope, StoreSettings, StoreUrl};
 use nexus_gateway::resilience::retry::RetryOn;
 use nexus_gateway::resilience::{BreakerSettings, ConcurrencySettings, Per, RateLimitSettings, RetrySettings};
-use nexus_gateway::route::{PolicyRule, Selector, Toggle};
+use nexus_gateway::route::{PolicyRule, Selector, Toggle, TokenRule};
 use nexus_gateway::server::{Http2Settings, ListenerSettings, ServerSettings};
 use nexus_gateway::telemetry::{LogFormat, LogSettings, LogTarget};
 use nexus_gateway::upstream::UpstreamSettings;
@@ -96,6 +96,7 @@ policies:
     callbacks: relay
     park: { on: [saturated, breaker_open], max: 54, max_bytes: 55MiB, max_age: 56d }
     sticky: false
+    tokens: any
     redact: on
 callbacks:
   public_url: http://c:48/z
@@ -285,6 +286,7 @@ fn every_setting_of_a_policy() -> PolicyRule {
         })),
         relay: Some(true),
         sticky: Some(false),
+        tokens: Some(TokenRule::Any),
         redact: Some(true),
     }
 }

@@ -35,6 +35,7 @@ mod registry_faults;
 mod reload;
 mod requests;
 mod retries;
+mod sealed_tokens;
 mod secrets;
 mod shedding;
 mod smuggling;

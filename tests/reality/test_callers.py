@@ -25,9 +25,10 @@ from harness.across import (
     secret,
     told_of_caller,
 )
+from harness.caller import Plan, begin
 from harness.certificates import Mounted
 from harness.gateway import Gateway
-from harness.http import Answer
+from harness.http import Answer, send
 from harness.processes import scratch_folder
 from harness.tokens import Issuer
 from harness.traffic import start
@@ -206,6 +207,33 @@ async def test_a_sidecar_shows_a_new_token_as_soon_as_its_file_has_it(newest: La
     while await reloads(across.near) == before:
         await asyncio.sleep(0.05)
     assert (await across.run("echo", "planted-x")).result == "planted-x"
+
+
+async def test_an_operation_is_canceled_by_who_started_it_and_not_by_who_knows_its_token(
+    newest: Lane, gateways: Gateways
+) -> None:
+    """Sealed twice: by the gateway beside the caller's cluster, which knows nobody, and by the one at the edge."""
+    orders, stranger = ApiKey.make("orders"), ApiKey.make("stranger")
+    across = Across(newest, gateways)
+    rules = of_caller("'*'", across.endpoint)
+    shown = f"{{ header: {{ name: x-api-key, value: {secret(orders.text)} }} }}"
+    await across.start(by_key("x-api-key", orders, stranger), rules, shown)
+    token = f"planted-{uuid.uuid4()}"
+    plan = Plan(across.endpoint, "by_hand", token, cancel="wait_requested", cancel_on_signal=True)
+    handle = await begin(newest.caller.client, plan)
+    while not newest.handler.journal.of("start", token):
+        await asyncio.sleep(0.02)
+
+    url = f"{across.edge.target_url(across.endpoint)}/RealityService/by_hand/cancel"
+    for key in (stranger, orders):
+        headers = {"x-api-key": key.text, "nexus-operation-token": token}
+        answer = await asyncio.to_thread(send, "POST", url, b"", headers)
+        assert (answer.status, answer.headers["nexus-gateway-failure"]) == (404, "unknown_token"), answer
+    assert not newest.handler.journal.of("cancel", token)
+
+    await handle.signal("cancel_now")
+    assert "CancelledError" in (await handle.result()).kinds
+    assert len(newest.handler.journal.of("cancel", token)) == 1
 
 
 async def test_without_the_right_credential_an_operation_fails_for_good(newest: Lane, gateways: Gateways) -> None:

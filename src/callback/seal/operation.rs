@@ -19,6 +19,26 @@ pub struct Operation {
     pub token: String,
 }
 
+/// What an operation was started as, which its token is bound to. Service and operation are decoded: who cancels may
+/// escape them otherwise than who started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bound<'a> {
+    /// Name of the endpoint.
+    pub endpoint: &'a str,
+    /// Name of the service.
+    pub service: Cow<'a, str>,
+    /// Name of the operation.
+    pub operation: Cow<'a, str>,
+    /// Who started it.
+    pub caller: Cow<'a, str>,
+}
+
+impl Bound<'_> {
+    pub(super) fn context(&self) -> [&str; 4] {
+        [self.endpoint, &self.service, &self.operation, &self.caller]
+    }
+}
+
 /// A target by its name, which outlives the definition of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum TargetRef {

@@ -31,6 +31,14 @@ fn origin(url: &str) -> Origin {
     }
 }
 
+fn as_of<'a>(endpoint: &'a str, service: &'a str, operation: &'a str, caller: &'a str) -> Bound<'a> {
+    Bound { endpoint, service: service.into(), operation: operation.into(), caller: caller.into() }
+}
+
+fn bound() -> Bound<'static> {
+    as_of("payments", "Svc", "op", "orders")
+}
+
 fn operation(token: &str) -> Operation {
     let target = TargetRef::Worker {
         cluster: "home".to_owned(),
@@ -60,8 +68,8 @@ fn one_of_each(keys: &Keyring) -> [(String, Opening); 3] {
     [
         (keys.seal_callback(&origin(URL)), |keys, text| keys.open_callback(text, NOW).map(drop)),
         (keys.seal_token(b"token", URL), |keys, text| keys.open_token(text, URL).map(drop)),
-        (keys.seal_operation("payments", "orders", &operation("t")).expect("it is short"), |keys, text| {
-            match keys.open_operation("payments", "orders", text) {
+        (keys.seal_operation(&bound(), &operation("t")).expect("it is short"), |keys, text| {
+            match keys.open_operation(&bound(), text) {
                 Opened::Ours(_) => Ok(()),
                 Opened::Foreign => Err(Refused::Malformed),
                 Opened::Refused(refused) => Err(refused),
@@ -73,7 +81,7 @@ fn one_of_each(keys: &Keyring) -> [(String, Opening); 3] {
 proptest! {
     #[test]
     fn what_was_sealed_comes_back(
-        texts in any::<[String; 5]>(), issued: u64, expires in 1u64.., token: Vec<u8>, context in any::<[String; 2]>(),
+        texts in any::<[String; 5]>(), issued: u64, expires in 1u64.., token: Vec<u8>, context in any::<[String; 4]>(),
         target in any_target(), name: String,
     ) {
         let keys = one();
@@ -81,14 +89,15 @@ proptest! {
         let origin = Origin { url, endpoint, target: origin_target, caller, issued, expires, request_id };
         prop_assert_eq!(keys.open_callback(&keys.seal_callback(&origin), expires - 1), Ok(origin));
 
-        let [endpoint, caller] = context;
-        prop_assert_eq!(keys.open_token(&keys.seal_token(&token, &endpoint), &endpoint), Ok(token));
+        let [endpoint, service, called, caller] = &context;
+        prop_assert_eq!(keys.open_token(&keys.seal_token(&token, endpoint), endpoint), Ok(token));
 
+        let bound = as_of(endpoint, service, called, caller);
         let operation = Operation { target, token: name };
-        match keys.seal_operation(&endpoint, &caller, &operation) {
+        match keys.seal_operation(&bound, &operation) {
             Ok(sealed) => {
                 prop_assert_eq!(sealed.len(), Keyring::operation_len(&operation));
-                prop_assert_eq!(keys.open_operation(&endpoint, &caller, &sealed), Opened::Ours(operation));
+                prop_assert_eq!(keys.open_operation(&bound, &sealed), Opened::Ours(operation));
             }
             Err(TooLong { by, .. }) => {
                 prop_assert_eq!(Keyring::operation_len(&operation), MAX_OPERATION_TOKEN + by);
@@ -213,18 +222,21 @@ fn a_token_opens_for_the_callback_it_came_with_only() {
 }
 
 #[test]
-fn an_operation_opens_for_its_endpoint_and_caller_only() {
+fn an_operation_opens_for_what_it_was_started_as_only() {
     let keys = one();
-    let sealed = keys.seal_operation("payments", "orders", &operation("t")).expect("it is short");
-    for (endpoint, caller) in [
-        ("payments", "order"),
-        ("payments", ""),
-        ("orders", "payments"),
-        ("paymentso", "rders"),
-        ("", "paymentsorders"),
+    let sealed = keys.seal_operation(&bound(), &operation("t")).expect("it is short");
+    for [endpoint, service, operation, caller] in [
+        ["payments", "Svc", "op", "order"],
+        ["payments", "Svc", "op", ""],
+        ["payments", "Svc", "other", "orders"],
+        ["payments", "Other", "op", "orders"],
+        ["payments", "Svco", "p", "orders"],
+        ["orders", "Svc", "op", "payments"],
+        ["paymentsS", "vc", "op", "orders"],
+        ["", "", "", "paymentsSvcoporders"],
     ] {
-        let opened = keys.open_operation(endpoint, caller, &sealed);
-        assert_eq!(opened, Opened::Refused(Refused::Forged), "{endpoint} {caller}");
+        let other = as_of(endpoint, service, operation, caller);
+        assert_eq!(keys.open_operation(&other, &sealed), Opened::Refused(Refused::Forged), "{other:?}");
     }
 }
 
@@ -232,10 +244,10 @@ fn an_operation_opens_for_its_endpoint_and_caller_only() {
 fn tokens_of_others_are_foreign() {
     let keys = one();
     for token in ["", "ngw1", "ngw2.abc", "NGW1.abc", "eyJ2IjoxfQ", " ngw1.abc"] {
-        assert_eq!(keys.open_operation("payments", "orders", token), Opened::Foreign, "{token}");
+        assert_eq!(keys.open_operation(&bound(), token), Opened::Foreign, "{token}");
     }
     for token in ["ngw1.", "ngw1.abc", "ngw1.!!!!!!!!!!!!"] {
-        let opened = keys.open_operation("payments", "orders", token);
+        let opened = keys.open_operation(&bound(), token);
         assert_eq!(opened, Opened::Refused(Refused::Malformed), "{token}");
     }
 }
@@ -277,8 +289,8 @@ fn a_rotated_key_opens_until_it_is_dropped() {
 fn a_completion_after_a_rotation_has_the_token_of_its_start() {
     let (before, during, after) = (ring(&[("old", 1)]), ring(&[("new", 2), ("old", 1)]), ring(&[("new", 2)]));
     let callback = before.seal_callback(&origin(URL));
-    let like = |keys: &Keyring| keys.seal_operation_like(&callback, "payments", "orders", &operation("t"));
-    let plain = |keys: &Keyring| keys.seal_operation("payments", "orders", &operation("t"));
+    let like = |keys: &Keyring| keys.seal_operation_like(&callback, &bound(), &operation("t"));
+    let plain = |keys: &Keyring| keys.seal_operation(&bound(), &operation("t"));
     assert_eq!(like(&during), plain(&before));
     assert_ne!(plain(&during), plain(&before));
     assert_eq!(like(&after), plain(&after), "without the key, the first one");
@@ -292,7 +304,8 @@ fn an_operation_has_one_token_and_callbacks_have_many() {
     assert_ne!(first[1], second[1], "callback tokens");
     assert_eq!(first[2], second[2], "operation tokens");
     let nonce = |endpoint, caller, token| {
-        let sealed = one().seal_operation(endpoint, caller, &operation(token)).expect("it is short");
+        let bound = as_of(endpoint, "Svc", "op", caller);
+        let sealed = one().seal_operation(&bound, &operation(token)).expect("it is short");
         TEXT.decode(&sealed[PREFIX.len()..]).expect("a seal is base64url")[5..17].to_vec()
     };
     let nonces = [nonce("a", "b", "t"), nonce("a", "c", "t"), nonce("c", "b", "t"), nonce("a", "b", "u")];
@@ -346,9 +359,9 @@ fn an_operation_token_has_4096_bytes_at_most() {
         .find(|len| Keyring::operation_len(&operation(&"t".repeat(len + 1))) > MAX_OPERATION_TOKEN);
     let longest = longest.expect("there is a bound");
     assert!(longest > 3000, "a token of {longest} bytes should fit");
-    let sealed = keys.seal_operation("payments", "orders", &operation(&"t".repeat(longest))).expect("it fits");
+    let sealed = keys.seal_operation(&bound(), &operation(&"t".repeat(longest))).expect("it fits");
     assert!(sealed.len() <= MAX_OPERATION_TOKEN);
-    let too_long = keys.seal_operation("payments", "orders", &operation(&"t".repeat(longest + 300)));
+    let too_long = keys.seal_operation(&bound(), &operation(&"t".repeat(longest + 300)));
     let by = too_long.expect_err("it does not fit").by;
     assert!((398..=403).contains(&by), "{by} for 300 bytes more");
 }
@@ -408,8 +421,8 @@ fn generated_keys_differ() {
 #[test]
 fn seals_of_earlier_releases_open() {
     let keys = one();
-    let sealed = "ngw1.AbbX8MqSphCl_7MZ_njVPba73LDHav_vNWFlvzNJRGIUAdjMgwOGUo2KToy2utVuEEBfa6PJbp3XuHM3i6U";
-    assert_eq!(keys.seal_operation("payments", "orders", &operation("t")).as_deref(), Ok(sealed));
+    let sealed = "ngw1.AbbX8MqSIfGw_DsOiIrGbLxSCqVZiWBAGm3IygwWCdgo8c1slp0MnUaw2suAt7iG83nZFz1p4oXF2Sz7q3E";
+    assert_eq!(keys.seal_operation(&bound(), &operation("t")).as_deref(), Ok(sealed));
     let sealed = "ngw1.AbbX8MoAAQIDBAUGBwgJCgvmc1UoiBgIAh5kIEz105DNpzP_LgE";
     assert_eq!(keys.open_token(sealed, URL).as_deref(), Ok(&b"token"[..]), "{}", keys.seal_token(b"token", URL));
     let sealed = "AbbX8MoAAQIDBAUGBwgJCgtY2C6RwYrv8mN1HErU55cOxZfkHZBTvg5FjbWFFNmJ3kULWMuHnCyp-kXH0kiJj3XWrEjxCy0Yb7XU5eUbyA57NWTWRAaojoODoH3ftMG__3jBimp7WDI1UJggyWGGRsW4lUQUZfi4-zAMswzKxMwnWYvCFtwyvDj4TA1Xu4ISGW3p0nSsoMbz1VfRFjkJbaoqXK5s-_dykIQ";

@@ -13,8 +13,8 @@ pub(in crate::config) struct Callbacks {
     /// How the clusters of handlers reach this gateway: `http://HOST[:PORT][/PATH]` or `https://…`, up to 500 characters. Left out:
     /// completions do not go through it.
     pub(in crate::config) public_url: Option<Checked<PublicUrl>>,
-    /// The keys that seal callbacks: the first seals, all open. Gateways that stand in for each other have the same
-    /// ones. Left out: one is made and kept in the state folder.
+    /// The keys that seal callbacks and tokens of operations: the first seals, all open. Gateways that stand in for each
+    /// other have the same ones. Left out: where something is sealed, one is made and kept in the state folder.
     pub(in crate::config) keys: Option<Vec<Option<SealKey>>>,
     /// Where completions may be sent, besides the configured clusters. Left out: nowhere else.
     pub(in crate::config) allow: Option<Vec<Option<Allow>>>,

@@ -44,12 +44,23 @@ pub(in crate::config) struct Policy {
     /// Default: relay with a `callbacks.public_url`, else direct.
     pub(in crate::config) callbacks: Option<Callback>,
     /// Whether operation tokens name the target that they came from, so that a cancel finds it after its endpoint moved.
-    /// Default: true where callbacks are relayed.
+    /// Default: true where callbacks are relayed or tokens are sealed.
     pub(in crate::config) sticky: Option<bool>,
+    /// Which tokens started operations have. `sealed`: only those that this gateway makes of the handlers' own, and a cancel
+    /// with another one, or of another caller, is answered 404. `any`: those of handlers pass where nothing else seals
+    /// them, and so do cancels with them. Default: sealed where there is `authentication`, else any.
+    pub(in crate::config) tokens: Option<Tokens>,
     /// Whether stack traces and causes are cut from the failures that callers get: those of handlers, of operations that
     /// failed, and of failed completions. Type, message and retryability stay; a body that is no failure becomes one.
     /// Default: off.
     pub(in crate::config) redact: Option<Redact>,
+}
+
+#[derive(Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::config) enum Tokens {
+    Sealed,
+    Any,
 }
 
 #[derive(Clone, Copy, Deserialize, JsonSchema)]

@@ -16,10 +16,11 @@ use crate::registry::ClusterSettings;
 pub(super) fn build(
     file: Option<file::Callbacks>,
     clusters: &[ClusterSettings],
+    seals_tokens: bool,
     report: &mut Report<'_>,
 ) -> CallbackSettings {
     let file = file.unwrap_or_default();
-    refuse_without_url(&file, report);
+    refuse_without_url(&file, seals_tokens, report);
     let default = CallbackSettings::default();
     CallbackSettings {
         public_url: file.public_url.map(|url| url.0),
@@ -31,13 +32,13 @@ pub(super) fn build(
     }
 }
 
-/// All but `home` is for completions that come back to the public URL.
-fn refuse_without_url(file: &file::Callbacks, report: &mut Report<'_>) {
+/// All but `home` is for completions that come back to the public URL, and keys for tokens of operations as well.
+fn refuse_without_url(file: &file::Callbacks, seals_tokens: bool, report: &mut Report<'_>) {
     if file.public_url.is_some() || report.is_known_bad("callbacks") {
         return;
     }
     let set = [
-        ("keys", file.keys.is_some()),
+        ("keys", file.keys.is_some() && !seals_tokens),
         ("allow", file.allow.is_some()),
         ("seal_token", file.seal_token.is_some()),
         ("expires_after", file.expires_after.is_some()),

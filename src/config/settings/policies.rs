@@ -12,7 +12,7 @@ use crate::config::tree::item_path;
 use crate::config::units::{format_duration, format_size};
 use crate::resilience::rate_limit::Scope;
 use crate::resilience::{Deadline, FLOOR};
-use crate::route::{Policies, Policy, PolicyRule, Selector, Toggle};
+use crate::route::{Policies, Policy, PolicyRule, Selector, Toggle, TokenRule};
 
 mod limits;
 mod park;
@@ -29,7 +29,7 @@ type Setting = (&'static str, fn(&PolicyRule) -> bool);
 /// the first time.
 const MAX_PAIRS: usize = 1000;
 
-const SETTINGS: [Setting; 12] = [
+const SETTINGS: [Setting; 13] = [
     ("timeout", |rule| rule.timeout.is_some()),
     ("max_request_body", |rule| rule.max_request_body.is_some()),
     ("max_response_body", |rule| rule.max_response_body.is_some()),
@@ -41,6 +41,7 @@ const SETTINGS: [Setting; 12] = [
     ("park", |rule| rule.park.is_some()),
     ("callbacks", |rule| rule.relay.is_some()),
     ("sticky", |rule| rule.sticky.is_some()),
+    ("tokens", |rule| rule.tokens.is_some()),
     ("redact", |rule| rule.redact.is_some()),
 ];
 
@@ -81,6 +82,10 @@ fn rule(file: file::Policy, path: &str, report: &mut Report<'_>) -> PolicyRule {
         park: park::park(file.park, &format!("{path}.park"), report),
         relay: file.callbacks.map(|callbacks| matches!(callbacks, file::Callback::Relay)),
         sticky: file.sticky,
+        tokens: file.tokens.map(|tokens| match tokens {
+            file::Tokens::Sealed => TokenRule::Sealed,
+            file::Tokens::Any => TokenRule::Any,
+        }),
         redact: file.redact.map(|redact| matches!(redact, file::Redact::On)),
     }
 }
@@ -201,16 +206,40 @@ pub(super) fn refuse_relay_without_url(rules: &[PolicyRule], can_relay: bool, re
     }
 }
 
-/// The token of an operation whose completion does not come back here cannot be kept the same on both ways. What is
-/// relayed is said as for [`refuse_long_waits`].
-pub(super) fn refuse_sticky_direct(rules: &[PolicyRule], can_relay: bool, report: &mut Report<'_>) {
-    let is_unknown = |index| ["match", "callbacks"].map(|key| format!("{}.{key}", item_path("policies", index)));
+/// Only what is relayed can be sticky, unless each token is sealed, and then each is. What is relayed and sealed is said
+/// as for [`refuse_long_waits`].
+pub(super) fn refuse_sticky(rules: &[PolicyRule], can_relay: bool, is_guarded: bool, report: &mut Report<'_>) {
+    let keys = ["match", "callbacks", "tokens"];
+    let is_unknown = |index| keys.map(|key| format!("{}.{key}", item_path("policies", index)));
     if (0..rules.len()).flat_map(is_unknown).any(|path| report.is_known_bad(&path)) {
         return;
     }
     let policies = Policies::new(rules.to_vec());
-    for (index, rule) in rules.iter().enumerate().filter(|(_, rule)| rule.sticky == Some(true)) {
-        let relay = policies.explain_selector(&rule.selector).relay;
+    for (index, rule) in rules.iter().enumerate() {
+        let Some(sticky) = rule.sticky else { continue };
+        let decision = policies.explain_selector(&rule.selector);
+        let relay = decision.relay;
+        let why = match (decision.tokens.value, decision.tokens.rule) {
+            (Some(TokenRule::Sealed), Some(rule)) => {
+                let path = format!("{}.tokens", item_path("policies", rule));
+                Some(format!("`{path}`, {}", report.place(&path)))
+            }
+            (None, _) if is_guarded => Some("there is `authentication`".into()),
+            _ => None,
+        };
+        if let Some(why) = why {
+            if !sticky {
+                let message = format!(
+                    "has no effect, since these tokens are sealed ({why}) and name their target; remove it, or write \
+                    `tokens: any` beside it"
+                );
+                report.add(&format!("{}.sticky", item_path("policies", index)), message);
+            }
+            continue;
+        }
+        if !sticky {
+            continue;
+        }
         let why = match relay.rule.filter(|_| !relay.value) {
             Some(rule) => {
                 let path = format!("{}.callbacks", item_path("policies", rule));

@@ -46,7 +46,7 @@ pub fn with_cancel_token(path: &Path, head: &mut Parts, new: &str) -> Option<Pat
     if !query::set_path_and_query(&mut head.uri, uri) {
         return None;
     }
-    head.headers.remove(&headers::OPERATION_TOKEN);
+    headers::remove_operation_tokens(&mut head.headers);
     if let Some(value) = value {
         head.headers.insert(&headers::OPERATION_TOKEN, value);
     }

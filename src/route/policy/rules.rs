@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CallerKey, Policy, PolicyRule, Ruled, Selector, Toggle};
+use super::{CallerKey, Policy, PolicyRule, Ruled, Selector, Toggle, TokenRule};
 use crate::resilience::park::ParkSettings;
 use crate::resilience::retry::RetryOn;
 use crate::resilience::{BreakerSettings, ConcurrencySettings, RateLimitSettings, RetrySettings};
@@ -31,6 +31,7 @@ struct Rule {
     park: Option<Toggle<Arc<Ruled<ParkSettings>>>>,
     relay: Option<bool>,
     sticky: Option<bool>,
+    tokens: Option<TokenRule>,
     redact: Option<bool>,
 }
 
@@ -68,6 +69,8 @@ pub struct Decision {
     pub relay: Decided<bool>,
     /// See [`Policy::sticky`].
     pub sticky: Decided<bool>,
+    /// See [`Policy::tokens`].
+    pub tokens: Decided<Option<TokenRule>>,
     /// See [`Policy::redact`].
     pub redact: Decided<bool>,
 }
@@ -170,6 +173,7 @@ impl Policies {
             park: first(&rules, |rule| rule.park.clone().map(Toggle::on), default.park),
             relay: first(&rules, |rule| rule.relay, default.relay),
             sticky: first(&rules, |rule| rule.sticky, default.sticky),
+            tokens: first(&rules, |rule| rule.tokens.map(Some), default.tokens),
             redact: first(&rules, |rule| rule.redact, default.redact),
         }
     }
@@ -182,8 +186,8 @@ fn first<T>(rules: &[&Rule], setting: impl Fn(&Rule) -> Option<T>, default: T) -
 
 impl Rule {
     fn new(place: usize, rule: PolicyRule) -> Self {
-        let PolicyRule { selector, timeout, max_request_body, max_response_body, hold, relay, sticky, redact, .. } =
-            rule;
+        let PolicyRule { selector, timeout, max_request_body, max_response_body, hold, .. } = rule;
+        let PolicyRule { relay, sticky, tokens, redact, .. } = rule;
         let never = || RetrySettings { attempts: 1, on: RetryOn::NOTHING, ..RetrySettings::default() };
         Self {
             rate_limit: rule.rate_limit.map(|setting| ruled(setting, place, "rate_limit", &selector)),
@@ -199,6 +203,7 @@ impl Rule {
             hold,
             relay,
             sticky,
+            tokens,
             redact,
         }
     }
@@ -223,6 +228,7 @@ impl From<Decision> for Policy {
             park: decision.park.value,
             relay: decision.relay.value,
             sticky: decision.sticky.value,
+            tokens: decision.tokens.value,
             redact: decision.redact.value,
         }
     }

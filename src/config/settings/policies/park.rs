@@ -53,7 +53,7 @@ fn path_of(rule: usize, key: &str) -> String {
 }
 
 /// What is parked is completed later by the callback, which has to lead here. What is relayed is said as for
-/// [`refuse_sticky_direct`](super::refuse_sticky_direct).
+/// [`refuse_sticky`](super::refuse_sticky).
 pub(in crate::config::settings) fn refuse_park_direct(rules: &[PolicyRule], can_relay: bool, report: &mut Report<'_>) {
     if !can_relay {
         for (path, ..) in parking(rules) {
