@@ -36,8 +36,14 @@ pub static FAILURE_SOURCE: HeaderName = HeaderName::from_static("temporal-nexus-
 /// Names the reason on every failure that the gateway itself makes.
 pub static GATEWAY_FAILURE: HeaderName = HeaderName::from_static("nexus-gateway-failure");
 
+/// The same, as it came in an answer: whoever answered says of itself that it is a gateway that failed.
+pub static UPSTREAM_FAILURE: HeaderName = HeaderName::from_static("nexus-gateway-upstream-failure");
+
 /// Begins the names of what only a gateway says.
 pub const OWN_PREFIX: &str = "nexus-gateway-";
+
+/// Longest value of [`UPSTREAM_FAILURE`], in bytes: a reason, and the setting that refused.
+const MAX_UPSTREAM_FAILURE: usize = 256;
 
 /// `text` as a header's value that no log shows; none where it has a byte that no header can carry.
 pub fn sensitive(text: &[u8]) -> Option<HeaderValue> {
@@ -58,8 +64,7 @@ pub fn replace_operation_token(headers: &mut HeaderMap, token: &str) -> bool {
 
 /// Drops every `Nexus-Operation-Token`, also those with `_` for `-` (see [`clean_request`]).
 pub fn remove_operation_tokens(headers: &mut HeaderMap) {
-    headers.remove(&OPERATION_TOKEN);
-    remove(headers, |name| name.contains('_') && name.replace('_', "-") == OPERATION_TOKEN.as_str());
+    remove(headers, |name| with_hyphens(name, |name| name == OPERATION_TOKEN.as_str()));
 }
 
 /// Says on an answer which rate limit there is and what is left of it (draft-ietf-httpapi-ratelimit-headers).
@@ -83,14 +88,24 @@ pub fn clean_request(headers: &mut HeaderMap, internal: bool) {
             || name.starts_with(OWN_PREFIX)
             || (!internal && steers_temporal(name))
     };
-    remove(headers, |name| ends_here(name) || name.contains('_') && ends_here(&name.replace('_', "-")));
+    remove(headers, |name| with_hyphens(name, ends_here));
 }
 
-/// Drops from an answer what ends at this hop.
+/// Drops from an answer what ends at this hop, and what only this gateway says, with `_` for `-` as well. A gateway behind
+/// may have failed: what it says of that stays, under another name.
 pub fn clean_response(headers: &mut HeaderMap) {
     remove_named_by_connection(headers);
     remove_overridden_length(headers);
-    remove(headers, is_hop_by_hop);
+    let failed = headers.get(&GATEWAY_FAILURE).or_else(|| headers.get(&UPSTREAM_FAILURE)).cloned();
+    remove(headers, |name| with_hyphens(name, |name| is_hop_by_hop(name) || name.starts_with(OWN_PREFIX)));
+    if let Some(failed) = failed.filter(|failed| failed.len() <= MAX_UPSTREAM_FAILURE) {
+        headers.insert(&UPSTREAM_FAILURE, failed);
+    }
+}
+
+/// Whether it is so of a name, or of the same one with `-` for each `_`.
+fn with_hyphens(name: &str, is: impl Fn(&str) -> bool) -> bool {
+    is(name) || name.contains('_') && is(&name.replace('_', "-"))
 }
 
 /// Whether a header, its name in lower case, belongs to one connection.
@@ -172,6 +187,35 @@ mod tests {
         answer.extend(map(&["content-type", "temporal-nexus-failure-source"]));
         clean_response(&mut answer);
         assert_eq!(names(&answer), ["content-type", "temporal-nexus-failure-source"]);
+    }
+
+    #[test]
+    fn what_a_gateway_behind_says_is_not_taken_for_what_this_one_says() {
+        let cleaned = |lines: &[(&'static str, &'static str)]| {
+            let line = |(name, value): &(&'static str, &'static str)| {
+                (HeaderName::from_static(name), HeaderValue::from_static(value))
+            };
+            let mut answer: HeaderMap = lines.iter().map(line).collect();
+            clean_response(&mut answer);
+            answer
+        };
+        let (own, behind) = ("nexus-gateway-failure", "nexus-gateway-upstream-failure");
+        for lines in [
+            &[(own, "breaker_open")][..],
+            &[(behind, "breaker_open")],
+            &[(behind, "of one further behind"), (own, "breaker_open")],
+            &[(own, "breaker_open"), (own, "another"), ("nexus-gateway-caller", "x"), ("nexus_gateway-failure", "x")],
+        ] {
+            let answer = cleaned(lines);
+            assert_eq!(names(&answer), [behind], "{lines:?}");
+            assert_eq!(answer[behind], "breaker_open", "{lines:?}");
+        }
+        let long = "x".repeat(MAX_UPSTREAM_FAILURE + 1).leak();
+        for lines in
+            [&[(own, &*long)][..], &[("nexus-gateway-caller-namespace", "x")], &[("nexus_gateway_failure", "x")]]
+        {
+            assert!(cleaned(lines).is_empty(), "{lines:?}");
+        }
     }
 
     #[test]

@@ -49,6 +49,46 @@ async fn headers_of_the_call_reach_the_handler_unchanged() {
     }
 }
 
+/// Or else who reads them would take it for the gateway's word.
+#[tokio::test]
+async fn no_handler_says_what_only_a_gateway_says() {
+    let lines = [
+        "Nexus-Gateway-Failure: breaker_open",
+        "Nexus_Gateway_Failure: breaker_open",
+        "Nexus-Gateway-Caller: admin",
+        "nexus-gateway-anything: x",
+        "X-Own: kept",
+    ];
+    let answer = answered_with(&lines).await;
+    assert_eq!(answer.header("nexus-gateway-upstream-failure"), Some("breaker_open"), "it may be a gateway");
+    let own = answer.headers.iter().filter(|(name, _)| name.replace('_', "-").to_lowercase().contains("gateway"));
+    assert_eq!(own.count(), 1, "{answer:?}");
+    assert_eq!(answer.header("x-own"), Some("kept"));
+}
+
+#[tokio::test]
+async fn of_gateways_in_a_row_each_says_what_it_did_itself() {
+    let handler = Handler::answering(ok());
+    let through = |gateway: &Gateway, name: &str| {
+        let url = format!("http://{}/nexus/endpoints/{name}/services", gateway.data());
+        Settings { endpoints: vec![external("pay", &url)], ..settings() }
+    };
+    let inner = Gateway::before(&handler).await;
+    let middle = Gateway::start(through(&inner, "gone")).await;
+    let outer = Gateway::start(through(&middle, "pay")).await;
+    for (gateway, own, behind) in [
+        (&inner, Some("unknown_endpoint"), None),
+        (&middle, None, Some("unknown_endpoint")),
+        (&outer, None, Some("unknown_endpoint")),
+    ] {
+        let name = if own.is_some() { "gone" } else { "pay" };
+        let answer = gateway.call(&start(name)).await;
+        assert_eq!(answer.status(), 404, "{answer:?}");
+        assert_eq!(answer.header("nexus-gateway-failure"), own, "{answer:?}");
+        assert_eq!(answer.header("nexus-gateway-upstream-failure"), behind, "{answer:?}");
+    }
+}
+
 #[tokio::test]
 async fn what_was_meant_for_the_gateway_ends_there() {
     let headers = [
