@@ -12,6 +12,7 @@ pub(crate) mod metrics;
 pub(crate) mod operations;
 pub(crate) mod planted;
 pub(crate) mod process;
+pub(crate) mod secure;
 pub(crate) mod tls;
 
 pub(crate) use answers::{Expected, answer, assert_passed, failure, handler_error, json, ok};
@@ -27,4 +28,5 @@ pub(crate) use log::LogFile;
 pub(crate) use message::Message;
 pub(crate) use operations::{cancel_of, relaying, start_of, starting, token_of};
 pub(crate) use planted::{PAYLOAD, RESULT, seal_key};
+pub(crate) use secure::{Secure, believing, own, pair, roots, server};
 pub(crate) use tls::{TlsCaller, of, over_tls, server_tls, tls_client, tls_stream};

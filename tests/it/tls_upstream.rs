@@ -2,26 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::Full;
+use hyper::Response;
 use hyper::service::service_fn;
-use hyper::{Request as Asked, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use nexus_gateway::config::Settings;
 use nexus_gateway::credentials::Outward;
 use nexus_gateway::nexus::ErrorType;
-use nexus_gateway::tls::{ClientAuth, ClientTlsSettings, KeyPair, Protocol, Roots, ServerTls, ServerTlsSettings};
+use nexus_gateway::tls::{ClientAuth, ClientTlsSettings, Protocol};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::version::TLS12;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
@@ -30,113 +28,7 @@ use crate::harness::*;
 
 const UNREACHABLE: Expected = failure("upstream_unreachable", ErrorType::Unavailable, true);
 
-/// A request as the handler got it: its path and its headers.
-type Seen = (String, Vec<(String, String)>);
-
-/// A handler behind TLS that answers every request with `{}`.
-struct Secure {
-    address: SocketAddr,
-    shared: Arc<Shared>,
-    task: AbortHandle,
-}
-
-struct Shared {
-    tls: Mutex<ServerTls>,
-    connections: AtomicUsize,
-    requests: Mutex<Vec<Seen>>,
-}
-
-impl Secure {
-    async fn new(tls: ServerTls) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
-        let shared = Shared { tls: Mutex::new(tls), connections: AtomicUsize::new(0), requests: Mutex::default() };
-        let shared = Arc::new(shared);
-        let task = tokio::spawn(accept(listener, Arc::clone(&shared))).abort_handle();
-        Self { address, shared, task }
-    }
-
-    fn url(&self) -> String {
-        format!("https://{}", self.address)
-    }
-
-    /// What the next connections see.
-    fn rotate(&self, tls: ServerTls) {
-        *self.shared.tls.lock().unwrap_or_else(PoisonError::into_inner) = tls;
-    }
-
-    fn connections(&self) -> usize {
-        self.shared.connections.load(Ordering::Relaxed)
-    }
-
-    fn requests(&self) -> Vec<Seen> {
-        self.shared.requests.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl Drop for Secure {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    let mut open = JoinSet::new();
-    loop {
-        let (stream, _) = listener.accept().await.expect("connections can be accepted");
-        open.spawn(serve(stream, Arc::clone(&shared)));
-    }
-}
-
-async fn serve(stream: TcpStream, shared: Arc<Shared>) {
-    let tls = shared.tls.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let Ok(accepted) = tls.accept(stream).await else { return };
-    shared.connections.fetch_add(1, Ordering::Relaxed);
-    let answer = service_fn(move |request: Asked<Incoming>| answer(request, Arc::clone(&shared)));
-    let stream = TokioIo::new(accepted.stream);
-    match accepted.protocol {
-        Protocol::Http1 => {
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(stream, answer).await;
-        }
-        Protocol::Http2 => {
-            let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            let _ = builder.serve_connection(stream, answer).await;
-        }
-    }
-}
-
-async fn answer(request: Asked<Incoming>, shared: Arc<Shared>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let path = request.uri().path().to_owned();
-    let text = |value: &http::HeaderValue| value.to_str().unwrap_or_default().to_owned();
-    let headers = request.headers().iter().map(|(name, value)| (name.to_string(), text(value))).collect();
-    shared.requests.lock().unwrap_or_else(PoisonError::into_inner).push((path, headers));
-    let _ = request.into_body().collect().await;
-    let answer = Response::builder().header("content-type", "application/json");
-    Ok(answer.body(Full::new(Bytes::from_static(b"{}"))).unwrap_or_default())
-}
-
-fn pair(issued: &Issued) -> KeyPair {
-    KeyPair::read(&issued.chain, &issued.key).expect("a pair")
-}
-
-fn roots(authorities: &[&Authority]) -> Roots {
-    Roots::read(&authorities.iter().map(|authority| &*authority.pem).collect::<String>()).expect("roots")
-}
-
-fn own(authority: &Authority) -> Issued {
-    authority.issue(For { hosts: &["127.0.0.1"], ..For::default() })
-}
-
-fn server(own: &Issued, clients: ClientAuth, protocols: &[Protocol]) -> ServerTls {
-    let settings = ServerTlsSettings { certificates: vec![pair(own)], clients, only_tls13: false };
-    ServerTls::new(&settings, protocols).expect("it can be used")
-}
-
 const BOTH: [Protocol; 2] = [Protocol::Http2, Protocol::Http1];
-
-fn believing(authorities: &[&Authority]) -> ClientTlsSettings {
-    ClientTlsSettings { roots: Some(roots(authorities)), ..ClientTlsSettings::default() }
-}
 
 /// Settings with one endpoint `pay` that leads to `handler`.
 fn met_by(handler: &Secure, tls: ClientTlsSettings) -> Settings {
