@@ -187,8 +187,12 @@ async fn what_is_parked_is_sent_as_its_callers() {
     UNKNOWN_TOKEN.assert_is(&gateway.call(&known.by("team-a", cancel_of(&token))).await, "of another caller");
 
     // That rules have changed is no reason to break a promise.
-    let _handler = Handler::on(reserved, |_| vec![json("200 OK", "\"result\"").into()]);
+    let handler = Handler::on(reserved, |_| vec![json("200 OK", "\"result\"").into()]);
     home.wait_for(1).await;
+    let sent = handler.request();
+    let told = ["nexus-gateway-caller", "nexus-gateway-caller-namespace"].map(|name| sent.header(name));
+    assert_eq!(told, [Some("the%20orders"), Some("shop")], "{sent:?}");
+    assert_eq!(sent.header("x-api-key"), None, "{sent:?}");
     eventually(|| file.text().contains("\"deliver\"")).await;
     let lines = file.lines(1).await;
     for method in ["resend", "deliver"] {

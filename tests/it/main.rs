@@ -40,7 +40,9 @@ mod secrets;
 mod shedding;
 mod smuggling;
 mod tls;
+mod tls_completions;
 mod tls_upstream;
 #[path = "../support/tokens.rs"]
 mod tokens;
 mod upstream_faults;
+mod warnings;
