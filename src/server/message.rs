@@ -27,7 +27,14 @@ pub(super) fn check_http2<B>(request: &mut Request<B>, settings: &ServerSettings
     if headers.contains_key("content_length") || headers.contains_key("transfer_encoding") {
         return Err(bad("the request has a header that could be taken for one that says where it ends"));
     }
-    if headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    // As strict as in HTTP/1.1: it is written there as it came.
+    if let Some(value) = lengths.next()
+        && length_of(value.as_bytes()).is_none()
+    {
+        return Err(bad("the request's Content-Length is no number"));
+    }
+    if lengths.next().is_some() {
         return Err(bad("the request has more than one Content-Length"));
     }
     check_authority(request.uri().authority(), headers)?;
@@ -56,6 +63,12 @@ fn check_authority(authority: Option<&Authority>, headers: &HeaderMap) -> Result
         (Some(one), _) | (None, Some(one)) if !is_host(one) => Err(bad("the request's :authority is no host")),
         _ => Ok(()),
     }
+}
+
+/// A length: digits and nothing else (RFC 9110 §8.6), and no leading zero, which some take for an octal number.
+pub(super) fn length_of(value: &[u8]) -> Option<u64> {
+    let is_number = value.iter().all(u8::is_ascii_digit) && (value.len() == 1 || value.first() != Some(&b'0'));
+    std::str::from_utf8(value).ok().filter(|_| is_number)?.parse().ok()
 }
 
 /// Whether this is `HOST[:PORT]`, with a host as machines have them: a name, an IPv4 address, or an IPv6 one in
@@ -140,6 +153,12 @@ mod tests {
         assert_eq!(checked(long).map(|_| ()), Err(Reason::HeadTooLarge));
         let lengths = Request::post("http://h/").header("content-length", "1").header("content-length", "1");
         assert_eq!(checked(lengths).map(|_| ()), Err(Reason::BadHead));
+        for (length, expected) in
+            [("0", Ok(())), ("10", Ok(())), ("010", Err(Reason::BadHead)), ("", Err(Reason::BadHead))]
+        {
+            let request = Request::post("http://h/").header("content-length", length);
+            assert_eq!(checked(request).map(|_| ()), expected, "{length}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! why. Nothing is kept of the head but the few values that decide where the request ends and whom it is for.
 
 use super::Refusal;
-use crate::server::message::is_host;
+use crate::server::message::{is_host, length_of};
 
 /// Bounds of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -317,7 +317,7 @@ impl Head {
             Known::ContentLength if self.length.is_some() => {
                 return Err(Refusal::Bad("the request has more than one Content-Length"));
             }
-            Known::ContentLength => self.length = Some(length(value)?),
+            Known::ContentLength => self.length = Some(length_of(value).ok_or(BAD_LENGTH)?),
             Known::TransferEncoding if self.chunked || value != b"chunked" => {
                 return Err(Refusal::Bad("the request has a Transfer-Encoding other than chunked"));
             }
@@ -357,18 +357,12 @@ impl Head {
     }
 }
 
+const BAD_LENGTH: Refusal = Refusal::Bad("the request's Content-Length is no number");
 const BAD_NAME: Refusal = Refusal::Bad("the name of a header has a character that no name has");
 const BAD_VALUE: Refusal = Refusal::Bad("a header has a control character, or does not end with CR LF");
 
 fn lf(byte: u8, next: At) -> Result<At, Refusal> {
     if byte == b'\n' { Ok(next) } else { Err(Refusal::Bad("a line does not end with CR LF")) }
-}
-
-/// Digits and nothing else (RFC 9110 §8.6); no leading zero, which some take for an octal number.
-fn length(value: &[u8]) -> Result<u64, Refusal> {
-    let is_number = value.iter().all(u8::is_ascii_digit) && (value.len() == 1 || value.first() != Some(&b'0'));
-    let number = std::str::from_utf8(value).ok().filter(|_| is_number).and_then(|value| value.parse().ok());
-    number.ok_or(Refusal::Bad("the request's Content-Length is no number"))
 }
 
 fn run(input: &[u8], is_part: impl Fn(u8) -> bool) -> usize {
