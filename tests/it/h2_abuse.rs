@@ -5,28 +5,14 @@ use std::time::Duration;
 use nexus_gateway::config::Settings;
 use nexus_gateway::server::ServerSettings;
 
+use crate::harness::frames::{END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, field, frame};
 use crate::harness::*;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const SETTINGS: u8 = 4;
-const HEADERS: u8 = 1;
-const END_HEADERS: u8 = 4;
-const END_STREAM: u8 = 1;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("a small frame").to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
-/// The head of a start as HPACK without a table (RFC 7541 §6.2.2).
+/// The head of a start.
 fn block() -> Vec<u8> {
-    let literal = |index: u8, text: &str| {
-        let mut bytes = vec![index, u8::try_from(text.len()).expect("a short text")];
-        bytes.extend(text.as_bytes());
-        bytes
-    };
-    // `:method: POST` and `:scheme: http` have an index of their own.
-    [vec![0x83, 0x86], literal(4, "/nexus/endpoints/pay/services/Svc/op"), literal(1, "gateway.test")].concat()
+    let path = "/nexus/endpoints/pay/services/Svc/op";
+    let fields = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "gateway.test")];
+    fields.iter().flat_map(|(name, value)| field(name, value)).collect()
 }
 
 /// A request of its own stream, for as many streams as there are.

@@ -4,6 +4,7 @@ pub(crate) mod answers;
 pub(crate) mod caller;
 pub(crate) mod callers;
 pub(crate) mod cluster;
+pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod handler;
 pub(crate) mod log;

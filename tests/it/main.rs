@@ -20,6 +20,7 @@ mod deadlines;
 mod drain;
 mod failures;
 mod h2_abuse;
+mod h2_smuggling;
 mod headers;
 mod hold;
 mod http2;

@@ -12,10 +12,14 @@ enum Expect {
     Good(&'static str),
     /// One good request, with this body; what comes after it is nobody's.
     Last(&'static str),
+    /// One good request, with this body, and a refusal of what comes right after it, which closes the connection.
+    Then(&'static str),
+    /// A failure for this reason. Nothing of the request, its body included, is taken for a request.
+    Failed(&'static str),
     /// A failure for this reason, and a closed connection.
     Refused(&'static str),
 }
-use Expect::{Good, Last, Refused};
+use Expect::{Failed, Good, Last, Refused, Then};
 
 const BAD: Expect = Refused("bad_head");
 const LARGE: Expect = Refused("head_too_large");
@@ -54,7 +58,99 @@ const CASES: &[Case] = &[
         "Connection: keep-alive^Content-Length: 2^^{}",
         Good("{}"),
     ),
+    Case("old text in a value", LINE, "Host: h^X: caf\u{e9}^Content-Length: 2^^{}", Good("{}")),
+    Case("close after keep-alive", LINE, "Host: h^Connection: keep-alive^Connection: close^^", Last("")),
+    Case("close before keep-alive", LINE, "Host: h^Connection: close^Connection: keep-alive^^", Last("")),
+    Case(
+        "HTTP/1.0 that would stay at a proxy",
+        "POST /nexus/endpoints/pay/services/Svc/op HTTP/1.0",
+        "Proxy-Connection: keep-alive^Content-Length: 2^^{}",
+        Last("{}"),
+    ),
+    Case(
+        "a length that Connection names",
+        LINE,
+        "Host: h^Connection: Content-Length^Content-Length: 2^^{}",
+        Good("{}"),
+    ),
+    Case(
+        "a coding that Connection names",
+        LINE,
+        "Host: h^Connection: Transfer-Encoding^Transfer-Encoding: chunked^^2^{}^0^^",
+        Good("{}"),
+    ),
+    Case("a host that Connection names", LINE, "Connection: Host^Host: h^Content-Length: 2^^{}", Good("{}")),
+    Case("codings that an answer may have", LINE, "Host: h^TE: trailers, chunked^Content-Length: 2^^{}", Good("{}")),
+    Case("what is expected", LINE, "Host: h^Expect: 100-continue^Content-Length: 2^^{}", Good("{}")),
+    Case("what nobody expects", LINE, "Host: h^Expect: y 100-continue^Content-Length: 2^^{}", Good("{}")),
+    Case("Connection: Upgrade without one", LINE, "Host: h^Connection: Upgrade^Content-Length: 2^^{}", Good("{}")),
+    Case(
+        "escaped lines in the target",
+        "POST /nexus/endpoints/pay/services/Svc/op%0d%0aX-After:%201%0d%0a%0d%0a HTTP/1.1",
+        "Host: h^Content-Length: 2^^{}",
+        Good("{}"),
+    ),
+    // A request after which something comes that is none.
+    Case("more than its length", LINE, "Host: h^Content-Length: 2^^{}}", Then("{}")),
+    Case("a body without a length", LINE, "Host: h^^{}", Then("")),
+    Case("an empty line after a body", LINE, "Host: h^Content-Length: 2^^{}^", Then("{}")),
+    Case("LF after a body", LINE, "Host: h^Content-Length: 2^^{}\n", Then("{}")),
+    Case("NUL after a body", LINE, "Host: h^Content-Length: 2^^{}\0", Then("{}")),
+    Case("more after the last chunk", LINE, "Host: h^Transfer-Encoding: chunked^^2^{}^0^^X: 1^^", Then("{}")),
+    Case("the end of chunks twice", LINE, "Host: h^Transfer-Encoding: chunked^^2^{}^0^^0^^", Then("{}")),
+    // Requests that are answered before their bodies are read, in which others are hidden.
+    Case(
+        "a hidden request to nowhere",
+        "POST /nowhere HTTP/1.1",
+        "Host: h^Content-Length: 77^^POST /nexus/endpoints/pay/services/Svc/hidden HTTP/1.1^Host: h^X: yyyyy^^",
+        Failed("unknown_route"),
+    ),
+    Case(
+        "a hidden request that is expected",
+        "POST /nowhere HTTP/1.1",
+        "Host: h^Expect: 100-continue^Content-Length: 77^^POST /nexus/endpoints/pay/services/Svc/hidden HTTP/1.1^\
+        Host: h^X: yyyyy^^",
+        Failed("unknown_route"),
+    ),
+    Case(
+        "a hidden request in a chunk",
+        "POST /nowhere HTTP/1.1",
+        "Host: h^Transfer-Encoding: chunked^^4d^POST /nexus/endpoints/pay/services/Svc/hidden HTTP/1.1^Host: h^\
+        X: yyyyy^^^0^^",
+        Failed("unknown_route"),
+    ),
+    Case(
+        "a hidden request in GET",
+        "GET /nexus/endpoints/pay/services/Svc/op HTTP/1.1",
+        "Host: h^Content-Length: 77^^POST /nexus/endpoints/pay/services/Svc/hidden HTTP/1.1^Host: h^X: yyyyy^^",
+        Failed("bad_method"),
+    ),
+    Case(
+        "a method in lower case",
+        "post /nexus/endpoints/pay/services/Svc/op HTTP/1.1",
+        "Host: h^^",
+        Failed("bad_method"),
+    ),
+    Case("TRACE", "TRACE /nexus/endpoints/pay/services/Svc/op HTTP/1.1", "Host: h^^", Failed("bad_method")),
+    Case("OPTIONS", "OPTIONS /nexus/endpoints/pay/services/Svc/op HTTP/1.1", "Host: h^^", Failed("bad_method")),
+    Case(
+        "a host in the path",
+        "POST //evil/nexus/endpoints/pay/services/Svc/op HTTP/1.1",
+        "Host: h^^",
+        Failed("unknown_route"),
+    ),
+    Case("a second slash", "POST /nexus//endpoints/pay/services/Svc/op HTTP/1.1", "Host: h^^", Failed("unknown_route")),
     // Two framings.
+    Case("no length and chunks", LINE, "Host: h^Content-Length: 0^Transfer-Encoding: chunked^^0^^", BAD),
+    Case("an empty length and chunks", LINE, "Host: h^Content-Length:^Transfer-Encoding: chunked^^0^^", BAD),
+    Case("a length after a comma", LINE, "Host: h^Content-Length: ,2^^{}", BAD),
+    Case("a length in quotes", LINE, "Host: h^Content-Length: \"2\"^^{}", BAD),
+    Case("a length with a parameter", LINE, "Host: h^Content-Length: 2;a=b^^{}", BAD),
+    Case("a length in other digits", LINE, "Host: h^Content-Length: \u{ff12}^^{}", BAD),
+    Case("a vertical tab after a length", LINE, "Host: h^Content-Length: 2\u{b}^^{}", BAD),
+    Case("a form feed before a length", LINE, "Host: h^Content-Length: \u{c}2^^{}", BAD),
+    Case("a length on a second line", LINE, "Host: h^Content-Length:^ 2^^{}", BAD),
+    Case("a length with an exponent", LINE, "Host: h^Content-Length: 2e0^^{}", BAD),
     Case("CL.TE", LINE, "Host: h^Content-Length: 4^Transfer-Encoding: chunked^^0^^G", BAD),
     Case("TE.CL", LINE, "Host: h^Transfer-Encoding: chunked^Content-Length: 4^^0^^G", BAD),
     Case("two lengths", LINE, "Host: h^Content-Length: 2^Content-Length: 5^^{}", BAD),
@@ -93,7 +189,23 @@ const CASES: &[Case] = &[
         "Host: h^Transfer-Encoding: chunked^^0^^",
         BAD,
     ),
+    Case("blanks after a coding", LINE, "Host: h^Transfer-Encoding: chunked \t^^0^^", Good("")),
+    Case("NUL after a coding", LINE, "Host: h^Transfer-Encoding: chunked\0^^0^^", BAD),
+    Case("a wide blank before a coding", LINE, "Host: h^Transfer-Encoding: \u{a0}chunked^^0^^", BAD),
+    Case("chunked after another one", LINE, "Host: h^Transfer-Encoding: x^Transfer-Encoding: chunked^^0^^", BAD),
+    Case("chunked before another one", LINE, "Host: h^Transfer-Encoding: chunked^Transfer-Encoding: x^^0^^", BAD),
+    Case("a coding with a blank in its name", LINE, "Host: h^Transfer Encoding: chunked^^0^^", BAD),
     // Lines and names.
+    Case("a tab on a second line", LINE, "Host: h^X: a^\tb^^", BAD),
+    Case("a line of blanks", LINE, "Host: h^ ^^", BAD),
+    Case("CR before the last line", LINE, "Host: h^\r^", BAD),
+    Case("a vertical tab in a name", LINE, "Host: h^X\u{b}: a^^", BAD),
+    Case("a comma in a name", LINE, "Host: h^X,Y: a^^", BAD),
+    Case("brackets in a name", LINE, "Host: h^X(Y): a^^", BAD),
+    Case("a slash in a name", LINE, "Host: h^X/Y: a^^", BAD),
+    Case("a backslash in a name", LINE, "Host: h^X\\Y: a^^", BAD),
+    Case("two colons", LINE, "Host: h^:authority: a^^", BAD),
+    Case("a bell in a value", LINE, "Host: h^X: a\u{7}^^", BAD),
     Case("bare LF after the request line", LINE, "\nHost: h^Content-Length: 2^^{}", BAD),
     Case("bare LF after a header", LINE, "Host: h\nContent-Length: 2^^{}", BAD),
     Case("bare LF at the end of the head", LINE, "Host: h^Content-Length: 2\n\n{}", BAD),
@@ -123,7 +235,49 @@ const CASES: &[Case] = &[
     Case("a port that is none", LINE, "Host: a:b^^", BAD),
     Case("a blank in a host", LINE, "Host: a b^^", BAD),
     Case("two ports", LINE, "Host: a:1:2^^", BAD),
+    Case("a host on a second line", LINE, "Host:^ h^^", BAD),
+    Case("an escape in a host", LINE, "Host: h%00^^", BAD),
+    Case("a zone in a host", LINE, "Host: [::1%25lo]^^", BAD),
+    Case("a question mark after a host", LINE, "Host: h?x^^", BAD),
+    Case("a backslash in a host", LINE, "Host: h\\x^^", BAD),
+    Case("two hosts in other letters", LINE, "Host: h^hOST: h^^", BAD),
     // Targets.
+    Case(
+        "a whole URL of another port",
+        "POST http://h:81/nexus/endpoints/pay/services/Svc/op HTTP/1.1",
+        "Host: h:80^^",
+        BAD,
+    ),
+    Case(
+        "a whole URL with a port that the host lacks",
+        "POST http://h:80/nexus/endpoints/pay/services/Svc/op HTTP/1.1",
+        "Host: h^^",
+        BAD,
+    ),
+    Case(
+        "a whole URL whose host ends with a dot",
+        "POST http://h./nexus/endpoints/pay/services/Svc/op HTTP/1.1",
+        "Host: h^^",
+        BAD,
+    ),
+    Case(
+        "a whole URL and no host",
+        "POST http://h/nexus/endpoints/pay/services/Svc/op HTTP/1.1",
+        "Content-Length: 2^^{}",
+        BAD,
+    ),
+    Case("a whole URL without a path", "POST http://h HTTP/1.1", "Host: h^^", BAD),
+    Case("a whole URL with a query and no path", "POST http://h?x HTTP/1.1", "Host: h^^", BAD),
+    Case("a whole URL with a backslash", "POST http://h\\x/nexus HTTP/1.1", "Host: h^^", BAD),
+    Case("a whole URL with one slash", "POST http:/h/nexus HTTP/1.1", "Host: h^^", BAD),
+    Case("a whole URL with three slashes", "POST http:///nexus HTTP/1.1", "Host: h^^", BAD),
+    Case("CONNECT in lower case", "connect h:80 HTTP/1.1", "Host: h:80^^", BAD),
+    Case("CONNECT to a whole URL", "CONNECT http://h/nexus HTTP/1.1", "Host: h^^", BAD),
+    Case("a star for POST", "POST * HTTP/1.1", "Host: h^^", BAD),
+    Case("a vertical tab for a blank", "POST\u{b}/nexus HTTP/1.1", "Host: h^^", BAD),
+    Case("a tab after the target", "POST /nexus\tHTTP/1.1", "Host: h^^", BAD),
+    Case("two versions", "POST /nexus HTTP/1.1 HTTP/1.1", "Host: h^^", BAD),
+    Case("quotes in the target", "POST /nexus\"x HTTP/1.1", "Host: h^^", BAD),
     Case(
         "a whole URL of another host",
         "POST http://evil/nexus/endpoints/pay/services/Svc/op HTTP/1.1",
@@ -163,6 +317,10 @@ const CASES: &[Case] = &[
         "Host: h^Connection: Upgrade, HTTP2-Settings^Upgrade: h2c^HTTP2-Settings: AAMAAABkAAQAAP__^^",
         BAD,
     ),
+    Case("an upgrade that Connection does not name", LINE, "Host: h^Upgrade: websocket^^", BAD),
+    Case("a version with a letter", "POST /nexus HTTP/1.x", "Host: h^^", BAD),
+    Case("HTTP/0.9 by its number", "POST /nexus HTTP/0.9", "Host: h^^", BAD),
+    Case("HTTP/3", "POST /nexus HTTP/3", "Host: h^^", BAD),
     Case("settings of h2c", LINE, "Host: h^HTTP2-Settings: AAMAAABkAAQAAP__^^", BAD),
     // Chunks.
     Case("an extension", LINE, "Host: h^Transfer-Encoding: chunked^^2;a=b^{}^0^^", BAD_BODY),
@@ -182,6 +340,34 @@ const CASES: &[Case] = &[
     Case("CR after a size", LINE, "Host: h^Transfer-Encoding: chunked^^2\r{}^0^^", BAD_BODY),
     Case("a chunk that is too long", LINE, "Host: h^Transfer-Encoding: chunked^^2^{}}^0^^", BAD_BODY),
     Case("LF after the last chunk", LINE, "Host: h^Transfer-Encoding: chunked^^2^{}^0^\n", BAD_BODY),
+    Case("a last chunk of many zeros", LINE, "Host: h^Transfer-Encoding: chunked^^2^{}^000^^", Good("{}")),
+    Case("the end of chunks inside one", LINE, "Host: h^Transfer-Encoding: chunked^^5^0^^^0^^", Good("0\r\n\r\n")),
+    Case("a tab after a size", LINE, "Host: h^Transfer-Encoding: chunked^^2\t^{}^0^^", BAD_BODY),
+    Case("NUL after a size", LINE, "Host: h^Transfer-Encoding: chunked^^2\0^{}^0^^", BAD_BODY),
+    Case("a size that is no number", LINE, "Host: h^Transfer-Encoding: chunked^^g^{}^0^^", BAD_BODY),
+    Case("a size in other digits", LINE, "Host: h^Transfer-Encoding: chunked^^\u{ff12}^{}^0^^", BAD_BODY),
+    Case("a chunk without an end", LINE, "Host: h^Transfer-Encoding: chunked^^2^{}0^^", BAD_BODY),
+    Case("a chunk with two ends", LINE, "Host: h^Transfer-Encoding: chunked^^2^{}^^0^^", BAD_BODY),
+    Case("a chunk that is too short", LINE, "Host: h^Transfer-Encoding: chunked^^3^{}^0^^", BAD_BODY),
+    Case(
+        "a request for the end of chunks",
+        LINE,
+        "Host: h^Transfer-Encoding: chunked^^2^{}^0^POST /nexus/endpoints/pay/services/Svc/hidden HTTP/1.1^Host: h^^",
+        BAD_BODY,
+    ),
+    Case(
+        "a coding after the last chunk",
+        LINE,
+        "Host: h^Transfer-Encoding: chunked^^2^{}^0^Transfer-Encoding: x^^",
+        Good("{}"),
+    ),
+    Case("a host after the last chunk", LINE, "Host: h^Transfer-Encoding: chunked^^2^{}^0^Host: evil^^", Good("{}")),
+    Case(
+        "a trailer that was announced",
+        LINE,
+        "Host: h^Trailer: Content-Length, X-After^Transfer-Encoding: chunked^^2^{}^0^X-After: 1^Content-Length: 9^^",
+        Good("{}"),
+    ),
     Case("a trailer", LINE, "Host: h^Transfer-Encoding: chunked^^2^{}^0^X-After: 1^^", Good("{}")),
     Case("trailers on two lines", LINE, "Host: h^Transfer-Encoding: chunked^^2^{}^0^X: 1^ 2^^", BAD_BODY),
     Case("a trailer without a colon", LINE, "Host: h^Transfer-Encoding: chunked^^2^{}^0^X^^", BAD_BODY),
@@ -200,6 +386,11 @@ fn large_cases() -> Vec<(&'static str, String, Expect)> {
         ("a long header", format!("{LINE}\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(64 << 10)), LARGE),
         ("a long target", format!("POST /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(32 << 10)), LARGE),
         ("a long name", format!("{LINE}\r\nHost: h\r\n{}: 1\r\n\r\n", "x".repeat(64 << 10)), LARGE),
+        (
+            "trailers without an end",
+            format!("{LINE}\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n{}\r\n", of(500)),
+            BAD_BODY,
+        ),
         ("a long method", format!("{} / HTTP/1.1\r\nHost: h\r\n\r\n", "X".repeat(100)), BAD),
         ("a long host", format!("{LINE}\r\nHost: {}\r\n\r\n", "x".repeat(300)), BAD),
     ]
@@ -219,6 +410,16 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Expect)> {
 const POISONED: &str =
     "POST /nexus/endpoints/pay/services/Svc/poisoned HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\n\r\npoison";
 
+/// The next answer that is not an interim one; none where the gateway closed.
+async fn final_answer(caller: &mut Caller) -> Option<Message> {
+    loop {
+        let answer = caller.any_answer().await?;
+        if answer.status() >= 200 {
+            return Some(answer);
+        }
+    }
+}
+
 async fn play(address: SocketAddr, handler: &Handler, (name, bytes, expect): (&str, Vec<u8>, Expect), piece: usize) {
     let before = handler.requests().len();
     let mut caller = Caller::connect(address).await;
@@ -226,9 +427,12 @@ async fn play(address: SocketAddr, handler: &Handler, (name, bytes, expect): (&s
     for piece in all.chunks(piece) {
         caller.send(piece).await;
     }
-    let first = caller.any_answer().await.unwrap_or_else(|| panic!("{name}: no answer"));
-    let second = if matches!(expect, Good(_)) { Some(caller.answer().await) } else { None };
-    if !matches!(expect, Good(_)) {
+    let first = final_answer(&mut caller).await.unwrap_or_else(|| panic!("{name}: no answer"));
+    let second = match expect {
+        Last(_) | Refused(_) => None,
+        Good(_) | Then(_) | Failed(_) => final_answer(&mut caller).await,
+    };
+    if !matches!(expect, Good(_) | Failed(_)) {
         assert!(caller.any_answer().await.is_none(), "{name}: the poisoned request is answered");
     }
     let seen = handler.requests().split_off(before);
@@ -237,6 +441,18 @@ async fn play(address: SocketAddr, handler: &Handler, (name, bytes, expect): (&s
         Good(body) => {
             assert_eq!((first.status(), second.map(|second| second.status())), (200, Some(200)), "{name}: {first:?}");
             assert_eq!(bodies, [body, "poison"], "{name}");
+        }
+        Then(body) => {
+            let refused = second.unwrap_or_else(|| panic!("{name}: nothing is refused"));
+            failure("bad_head", nexus_gateway::nexus::ErrorType::BadRequest, false).assert_is(&refused, name);
+            assert_eq!(first.status(), 200, "{name}: {first:?}");
+            assert_eq!(bodies, [body], "{name}");
+        }
+        Failed(reason) => {
+            assert_eq!(first.header("nexus-gateway-failure"), Some(reason), "{name}: {first:?}");
+            // Whether the connection goes on is left open.
+            let expected: &[&str] = if second.is_some() { &["poison"] } else { &[] };
+            assert_eq!(bodies, expected, "{name}: {second:?}");
         }
         Last(body) => {
             assert_eq!(first.status(), 200, "{name}: {first:?}");
@@ -255,13 +471,14 @@ async fn play(address: SocketAddr, handler: &Handler, (name, bytes, expect): (&s
         let lengths = usize::from(!seen.body.is_empty());
         assert_eq!(seen.all("content-length").len(), lengths, "{name}: {seen:?}");
         assert!(seen.all("transfer-encoding").is_empty(), "{name}: {seen:?}");
-        assert!(seen.header("x-after").is_none(), "{name}: {seen:?}");
+        let hops = ["x-after", "expect", "te", "trailer", "connection", "proxy-connection", "upgrade"];
+        assert!(hops.iter().all(|hop| seen.header(hop).is_none()), "{name}: {seen:?}");
     }
 }
 
 #[tokio::test]
 async fn what_could_mean_two_things_is_refused_and_ends_its_connection() {
-    assert!(CASES.len() > 100);
+    assert!(CASES.len() > 180);
     let handler = Handler::answering(ok());
     let gateway = Gateway::before(&handler).await;
     for case in cases() {
@@ -294,4 +511,17 @@ async fn a_refusal_comes_after_the_answers_to_what_was_asked_before() {
     caller.closed().await;
     assert_eq!(handler.requests().len(), 1);
     gateway.counts("nexus_gateway_failures_total", &[("reason", "bad_head")], 1.0).await;
+}
+
+/// The answer to HEAD has no body, and the next answer follows at once.
+#[tokio::test]
+async fn the_answer_to_head_ends_with_its_head() {
+    let handler = Handler::answering(ok());
+    let gateway = Gateway::before(&handler).await;
+    let mut caller = gateway.connect().await;
+    caller.send(format!("HEAD /nexus/endpoints/pay/services/Svc/op HTTP/1.1\r\nHost: h\r\n\r\n{POISONED}")).await;
+    let head = caller.head().await;
+    assert_eq!(head.header("nexus-gateway-failure"), Some("bad_method"), "{head:?}");
+    assert_eq!(caller.answer().await.status(), 200);
+    assert_eq!(handler.request().text(), "poison");
 }
