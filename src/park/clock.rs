@@ -61,8 +61,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_follows_the_wall_clock_and_not_the_one_of_timers() {
-        let (wall, tokio) = (Clock::new(), Clock::of_tokio());
         let begun = unix_ms();
+        let (wall, tokio) = (Clock::new(), Clock::of_tokio());
         tokio::time::advance(Duration::from_secs(7200)).await;
         assert!(tokio.now() >= begun + 7_200_000);
         assert!(wall.now() < begun + 3_600_000, "timers are two hours further, the wall clock is not");
