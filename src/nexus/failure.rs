@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::headers;
 
@@ -128,11 +129,18 @@ fn upstream_timeout_status() -> StatusCode {
 
 /// Writes the body of a handler error: message, type and retryability; no cause and no stack trace.
 pub fn body(kind: ErrorType, retryable: bool, message: &str) -> Vec<u8> {
+    body_with(kind, retryable, message, None)
+}
+
+/// The same with what caused it, where that is a failure.
+pub fn body_with(kind: ErrorType, retryable: bool, message: &str, cause: Option<&RawValue>) -> Vec<u8> {
     #[derive(Serialize)]
     struct Body<'a> {
         message: &'a str,
         metadata: Metadata,
         details: Details,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cause: Option<&'a RawValue>,
     }
     #[derive(Serialize)]
     struct Metadata {
@@ -148,6 +156,7 @@ pub fn body(kind: ErrorType, retryable: bool, message: &str) -> Vec<u8> {
         message,
         metadata: Metadata { r#type: "nexus.HandlerError" },
         details: Details { r#type: kind.name(), retryable_override: retryable },
+        cause,
     };
     serde_json::to_vec(&body).unwrap_or_default()
 }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use http::{HeaderMap, StatusCode};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::State;
@@ -101,13 +101,8 @@ pub fn handler_failure(status: StatusCode, answer: &HeaderMap, body: &Bytes) -> 
     let said = failure::read(status, answer, body);
     let cause = read.is_some().then(|| serde_json::from_slice::<&RawValue>(body).ok()).flatten();
     let text = String::from_utf8_lossy(body);
-    let error = Error {
-        message: if cause.is_some() { "handler error" } else { &text },
-        metadata: Type { r#type: "nexus.HandlerError" },
-        details: Details { r#type: said.kind.unwrap_or(ErrorType::Internal).name(), retryable_override: false },
-        cause,
-    };
-    serde_json::to_vec(&error).unwrap_or_default().into()
+    let message = if cause.is_some() { "handler error" } else { &text };
+    failure::body_with(said.kind.unwrap_or(ErrorType::Internal), false, message, cause).into()
 }
 
 /// The failure of an operation of which no more is to be told.
@@ -122,28 +117,6 @@ pub fn canceled_failure() -> Bytes {
     Bytes::from_static(
         br#"{"message":"operation canceled","metadata":{"type":"nexus.OperationError"},"details":{"state":"canceled"}}"#,
     )
-}
-
-/// A handler error as Nexus writes it.
-#[derive(Serialize)]
-struct Error<'a> {
-    message: &'a str,
-    metadata: Type,
-    details: Details,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cause: Option<&'a RawValue>,
-}
-
-#[derive(Serialize)]
-struct Type {
-    r#type: &'static str,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Details {
-    r#type: &'static str,
-    retryable_override: bool,
 }
 
 /// How a failure says that it is a Temporal one.
