@@ -145,14 +145,16 @@ async fn requests_wait_for_the_recovery_where_the_policy_holds_them() {
     assert_eq!(handler.requests().len(), 3 + 5);
 }
 
+/// What an operator asks for at the admin port.
+fn steer(verb: &str) -> Request {
+    to(format!("/breakers/{verb}?endpoint=pay&service=Svc&operation=op")).header("Nexus-Gateway-Admin", "true")
+}
+
 #[tokio::test]
 async fn a_breaker_is_tripped_held_and_reset_by_hand() {
     let handler = Handler::answering(ok());
     let gateway = Gateway::start(breaking(&handler, three_strikes())).await;
     assert_eq!(gateway.call(&start("pay")).await.status(), 200);
-    let steer = |verb: &str| {
-        to(format!("/breakers/{verb}?endpoint=pay&service=Svc&operation=op")).header("Nexus-Gateway-Admin", "true")
-    };
     assert_eq!(gateway.ask_admin(&steer("trip")).await.status(), 200);
     OPEN.assert_by(RULE, &gateway.call(&start("pay")).await);
     assert_eq!(gateway.ask_admin(&steer("hold")).await.status(), 200);
@@ -168,9 +170,6 @@ async fn what_was_said_by_hand_holds_when_the_settings_change() {
     let handler = Handler::answering(ok());
     let gateway = Gateway::start(breaking(&handler, three_strikes())).await;
     assert_eq!(gateway.call(&start("pay")).await.status(), 200);
-    let steer = |verb: &str| {
-        to(format!("/breakers/{verb}?endpoint=pay&service=Svc&operation=op")).header("Nexus-Gateway-Admin", "true")
-    };
     assert_eq!(gateway.ask_admin(&steer("trip")).await.status(), 200);
     let changed = BreakerSettings { consecutive: Some(4), ..three_strikes() };
     gateway.running.apply(breaking(&handler, changed)).await.expect("it can be applied");

@@ -151,10 +151,7 @@ async fn completions_come_from_whoever_has_the_seal_unless_the_rules_name_somebo
     let settings = known.under(relaying(&handler.url()), vec![everybody()]);
     let gateway = Gateway::start(settings.clone()).await;
     token_of(&gateway.call(&known.by("orders", start_of(&home, "one"))).await);
-    let target = handler.requests()[0].target().to_owned();
-    let callback = target.split_once("callback=").expect("a callback").1;
-    let callback = percent_encoding::percent_decode_str(callback).decode_utf8().expect("text").into_owned();
-    let path = callback.strip_prefix("http://gateway.test:7280").expect("the gateway's own").to_owned();
+    let path = sealed_path(&handler.requests()[0]);
     let completion = || to(path.clone()).header("Nexus-Operation-State", "succeeded").body(PAYLOAD);
     assert_eq!(gateway.call(&completion()).await.status(), 200);
 

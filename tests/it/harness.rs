@@ -27,7 +27,7 @@ pub(crate) use gateway::{
 pub(crate) use handler::{Act, Deaf, Gate, Handler, Reserved};
 pub(crate) use log::LogFile;
 pub(crate) use message::Message;
-pub(crate) use operations::{cancel_of, relaying, start_of, starting, token_of};
+pub(crate) use operations::{cancel_of, relaying, sealed_path, sealed_path_at, start_of, starting, token_of};
 pub(crate) use planted::{PAYLOAD, RESULT, seal_key};
 pub(crate) use secure::{Secure, believing, own, pair, roots, server};
 pub(crate) use tls::{TlsCaller, of, over_tls, server_tls, tls_client, tls_stream};

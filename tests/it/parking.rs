@@ -10,7 +10,7 @@ use nexus_gateway::nexus::ErrorType;
 use nexus_gateway::resilience::RetrySettings;
 use nexus_gateway::resilience::park::{ParkOn, ParkReason, ParkSettings};
 use nexus_gateway::route::{PolicyRule, Toggle};
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::harness::handler::Seen;
 use crate::harness::*;
@@ -179,10 +179,7 @@ async fn an_operation_that_its_target_runs_completes_under_the_token_that_its_ca
     assert!(home.requests().is_empty());
 
     let sent = handler.requests().pop().expect("a request");
-    let query = sent.target().split_once('?').expect("a query").1.to_owned();
-    let callback = query.split('&').find_map(|pair| pair.strip_prefix("callback=")).expect("a callback");
-    let url = percent_decode_str(callback).decode_utf8().expect("text").into_owned();
-    let completion = to(url.strip_prefix("http://gateway.test:7280").expect("the gateway's own URL"))
+    let completion = to(sealed_path(&sent))
         .header("Nexus-Operation-State", "succeeded")
         .header("Nexus-Operation-Token", "planted-handlers-own")
         .header("Temporal-Callback-Token", sent.header("nexus-callback-temporal-callback-token").expect("a token"))

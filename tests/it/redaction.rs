@@ -7,7 +7,7 @@ use nexus_gateway::config::Settings;
 use nexus_gateway::resilience::RetrySettings;
 use nexus_gateway::resilience::park::ParkSettings;
 use nexus_gateway::route::{PolicyRule, Selector, Toggle};
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::harness::*;
 
@@ -104,10 +104,7 @@ async fn a_failed_completion_is_cut_on_its_way_home() {
     let (handler, home) = (Handler::answering(started), home());
     let gateway = Gateway::start(relaying(&handler, redacting())).await;
     assert_eq!(gateway.call(&start_from(&home)).await.status(), 201);
-    let target = handler.request().target().to_owned();
-    let callback = target.split_once("callback=").expect("a callback").1;
-    let callback = percent_decode_str(callback).decode_utf8().expect("text").into_owned();
-    let path = callback.strip_prefix("http://gateway.test:7280").expect("the gateway's own URL").to_owned();
+    let path = sealed_path(&handler.request());
     let completion = |state: &str, body: &str| {
         to(path.clone())
             .header("Nexus-Operation-State", state)

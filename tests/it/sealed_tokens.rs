@@ -205,10 +205,7 @@ async fn a_completion_has_the_token_of_its_start() {
     let selector = Selector { endpoint: Some("pay".into()), ..Selector::default() };
     let gateway = Gateway::start(under(relaying(&handler.url()), PolicyRule { selector, ..sealing() })).await;
     let token = token_of(&gateway.call(&start_of(&home, "one")).await);
-    let target = handler.requests()[0].target().to_owned();
-    let callback = target.split_once("callback=").expect("a callback").1;
-    let callback = percent_encoding::percent_decode_str(callback).decode_utf8().expect("text").into_owned();
-    let path = callback.strip_prefix("http://gateway.test:7280").expect("the gateway's own");
+    let path = sealed_path(&handler.requests()[0]);
     let completion =
         to(path).headers([("Nexus-Operation-State", "succeeded"), ("Nexus-Operation-Token", HANDLERS_OWN)]);
     assert_eq!(gateway.call(&completion.body(PAYLOAD)).await.status(), 200);

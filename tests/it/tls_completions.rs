@@ -5,7 +5,7 @@ use nexus_gateway::config::Settings;
 use nexus_gateway::credentials::Outward;
 use nexus_gateway::nexus::{BaseUrl, ErrorType};
 use nexus_gateway::tls::{ClientAuth, Protocol};
-use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::version::TLS13;
 
 use crate::certificates::{Authority, For};
@@ -39,10 +39,7 @@ async fn call(gateway: &Gateway, authority: &Authority, request: &Request) -> Me
 
 /// Path of the callback that the handler was given.
 fn callback(handler: &Handler, of: &Gateway) -> String {
-    let target = handler.requests()[0].target().to_owned();
-    let callback = target.split_once("callback=").expect("a callback").1;
-    let url = percent_decode_str(callback).decode_utf8().expect("text").into_owned();
-    url.strip_prefix(&format!("https://{}", of.data())).unwrap_or_else(|| panic!("{url} is not its own")).to_owned()
+    sealed_path_at(&format!("https://{}", of.data()), &handler.requests()[0])
 }
 
 fn start_from(home: &str) -> Request {
