@@ -97,6 +97,7 @@ pub struct Telemetry {
     waiting: [IntGauge; Stage::ALL.len()],
     breaker_transitions: IntCounterVec,
     authentications: IntCounterVec,
+    admin_refused: IntCounterVec,
     /// Parked operations.
     pub parking: ParkMetrics,
     /// Requests between their head and the last byte of their answer.
@@ -244,6 +245,11 @@ impl Telemetry {
                 "Requests by what their senders showed of who they are, and what came of it.",
                 &["how", "result"],
             ),
+            admin_refused: make.counters(
+                "admin_refused_total",
+                "Requests that the admin port did not let in, by the status of their answer.",
+                &["status"],
+            ),
             handler_errors: make.counters(
                 "handler_errors_total",
                 "Handler errors that passed through, by type.",
@@ -360,6 +366,13 @@ impl Telemetry {
     /// Counts a request whose sender showed `how` who it is, with this result.
     pub fn count_authentication(&self, how: &str, result: &str) {
         self.authentications.with_label_values(&[how, result]).inc();
+    }
+
+    /// Counts a request that the admin port does not let in, and says how many there were with this status.
+    pub fn admin_refused(&self, status: http::StatusCode) -> u64 {
+        let refused = self.admin_refused.with_label_values(&[status.as_str()]);
+        refused.inc();
+        refused.get()
     }
 
     /// Counts an attempt made again.

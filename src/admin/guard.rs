@@ -73,6 +73,11 @@ impl Refused {
         Self { status: StatusCode::FORBIDDEN, why: why.into() }
     }
 
+    /// With what it is refused.
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// What is answered.
     pub(super) fn into_response(self) -> Response {
         let mut answer = refuse(self.status, &self.why);

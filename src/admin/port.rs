@@ -13,7 +13,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Method, Request, Response, Uri};
+use axum::http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -146,9 +146,10 @@ impl Asking {
     async fn answer(&self, request: Request<Incoming>, certificate: Option<&Arc<PeerCertificate>>) -> Response<Body> {
         let (head, body) = request.into_parts();
         let admitted = self.rules.guard.admit(&head, certificate);
-        let changes = !matches!(head.method, Method::GET | Method::HEAD);
-        let asked = changes.then(|| (head.method.clone(), described(&head.uri), admitted.as_ref().ok().cloned()));
+        let is_noted = admitted.is_err() || !matches!(head.method, Method::GET | Method::HEAD);
+        let asked = is_noted.then(|| (head.method.clone(), described(&head.uri), admitted.as_ref().ok().cloned()));
         let answer = if let Err(refused) = admitted {
+            self.note_refused(refused.status());
             refused.into_response()
         } else {
             // A body that comes along is not read.
@@ -169,6 +170,16 @@ impl Asking {
             });
         }
         answer
+    }
+}
+
+impl Asking {
+    /// Counts, and logs each power of two: enough to be seen, too little to fill a disk.
+    fn note_refused(&self, status: StatusCode) {
+        let so_far = self.telemetry.admin_refused(status);
+        if so_far.is_power_of_two() {
+            tracing::warn!(peer = %self.peer, %status, so_far, "the admin port did not let a request in");
+        }
     }
 }
 

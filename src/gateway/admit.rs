@@ -31,7 +31,9 @@ impl Gateway {
     /// Whether the caller may know of an endpoint that it calls `name`, and that the table does not have.
     pub(super) fn may_know(&self, visit: &mut Visit, name: &str) -> Result<(), Failure> {
         let shown = self.authorization.load().shows(Who::from(&visit.caller), name);
-        shown.map_err(|denied| self.refuse(visit, denied, name))
+        shown.map_err(|denied| self.refuse(visit, denied, name))?;
+        visit.record.decided(Decision::Allowed, None);
+        Ok(())
     }
 
     /// Whether the caller may call the operation of an endpoint. Before anything is kept of that operation: its name is

@@ -26,7 +26,7 @@ impl Gateway {
     ) -> Result<(), Failure> {
         let caller = if completes {
             let told = authentication.authenticate_completion(peer, &mut head.headers).await;
-            let (caller, denied) = told.map_err(|denied| self.refused(peer, &denied))?;
+            let (caller, denied) = told.map_err(|denied| self.refused(visit, peer, &denied))?;
             // A request counts once: as known where it shows itself who sends it.
             let how = caller.identity().map(|identity| identity.how);
             match denied {
@@ -36,7 +36,7 @@ impl Gateway {
             caller
         } else {
             let caller = authentication.authenticate(peer, &head.headers).await;
-            let caller = caller.map_err(|denied| self.refused(peer, &denied))?;
+            let caller = caller.map_err(|denied| self.refused(visit, peer, &denied))?;
             self.count_authenticated(&caller);
             authentication.strip(&mut head.headers);
             caller
@@ -65,8 +65,9 @@ impl Gateway {
         tracing::debug!(peer = %peer.address, how, why, "a caller is not who it says, or nobody can tell");
     }
 
-    fn refused(&self, peer: &Peer, denied: &Denied) -> Failure {
+    fn refused(&self, visit: &mut Visit, peer: &Peer, denied: &Denied) -> Failure {
         self.note_denied(peer, denied);
+        visit.record.shown(denied.how().name());
         match denied {
             Denied::Wrong { .. } => Failure::new(Reason::Unauthenticated, "no valid credential"),
             Denied::Unavailable { .. } => {

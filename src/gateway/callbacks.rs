@@ -118,6 +118,7 @@ impl Gateway {
                 call.path = path;
                 if endpoint.target_ref() != target {
                     *endpoint = self.router.leading_to(endpoint, &target).ok_or_else(unknown)?;
+                    visit.record.target(&endpoint.entry().definition.target);
                     // What its id leads to now is another target.
                     visit.by_name = false;
                 }

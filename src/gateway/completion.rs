@@ -137,6 +137,7 @@ impl Gateway {
         let forbidden = |forbidden: Forbidden| Failure::new(Reason::DestinationForbidden, forbidden.to_string());
         let destination = Destination::parse(&format!("{home}{path}")).map_err(forbidden)?;
         let upstream = completions.destinations.find(&destination).map_err(forbidden)?;
+        visit.record.target(&destination);
         let request = Outgoing::raw(destination.uri(), head.headers, body);
         let purse = completions.purse(&destination);
         self.send_home(visit, (&upstream, purse), request, &policy, &deadline).await

@@ -1,6 +1,6 @@
 //! The audit log: one JSON line per decision who may do what, never with a payload or a credential.
 //!
-//! Decisions are those on requests of the data port, and on what changes something by the admin port. Lines that the disk
+//! Decisions are those on requests of the data port, and by the admin port on what changes something and on what is refused. Lines that the disk
 //! cannot take are dropped and counted: see `lines`.
 
 use std::net::SocketAddr;
@@ -87,7 +87,7 @@ struct AuditLine<'a> {
     status: Option<u16>,
 }
 
-/// Something that was asked of the admin port and changes something.
+/// Something that was asked of the admin port and changes something, or was refused.
 #[derive(Clone, Copy, Debug)]
 pub struct AdminAct<'a> {
     /// Where it was asked from.

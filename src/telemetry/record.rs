@@ -120,7 +120,7 @@ impl Record {
     /// The gateway answers a failure of its own.
     pub fn failed(&mut self, failure: &Failure) {
         self.end = End::Failed(failure.reason);
-        if failure.reason == Reason::Unauthenticated {
+        if matches!(failure.reason, Reason::Unauthenticated | Reason::AuthenticationUnavailable) {
             self.decided(Decision::Unauthenticated, None);
         }
         if let Some(rule) = &failure.rule {
@@ -151,6 +151,13 @@ impl Record {
         if let Some(audit) = &mut self.audit {
             audit.caller = Some(Arc::clone(name));
             audit.namespace = namespace.cloned();
+            audit.how = Some(how);
+        }
+    }
+
+    /// What the caller showed of who it is, which did not tell.
+    pub fn shown(&mut self, how: &'static str) {
+        if let Some(audit) = &mut self.audit {
             audit.how = Some(how);
         }
     }

@@ -1,6 +1,7 @@
 //! The audit log: a line per decision, with who and what and by which rule, and nothing that is a payload or a credential.
 
 use nexus_gateway::admission::AuthorizationSettings;
+use nexus_gateway::callback::CallbackSettings;
 use nexus_gateway::config::Settings;
 use nexus_gateway::telemetry::{LogSettings, LogTarget};
 use serde_json::{Value, json as value};
@@ -64,25 +65,48 @@ async fn without_rules_everyone_is_allowed_and_it_is_written_down() {
     let (gateway, file) = audited(leading_to(&handler)).await;
     assert_eq!(gateway.call(&start("pay")).await.status(), 200);
     assert_says(&file.lines(1).await[0], &value!({ "decision": "allowed", "rule": null, "caller": "anonymous" }));
+    assert_eq!(gateway.call(&start("nowhere")).await.status(), 404);
+    assert_says(
+        &file.lines(2).await[1],
+        &value!({ "decision": "allowed", "endpoint": "nowhere", "target": null, "reason": "unknown_endpoint" }),
+    );
+}
+
+#[tokio::test]
+async fn a_completion_for_the_home_cluster_says_where_it_goes() {
+    let cluster = Handler::answering(answer("200 OK", &[], ""));
+    let clusters = vec![undiscovered("home", &[cluster.url()])];
+    let callbacks = CallbackSettings { home: Some("home".into()), ..CallbackSettings::default() };
+    let (gateway, file) = audited(Settings { clusters, callbacks, ..settings() }).await;
+    let completion = to("/namespaces/shop/nexus/callback").header("Nexus-Operation-State", "succeeded");
+    assert_eq!(gateway.call(&completion).await.status(), 200);
+    let target = cluster.url();
+    assert_says(&file.lines(1).await[0], &value!({ "method": "complete", "decision": "allowed", "target": target }));
 }
 
 #[tokio::test]
 async fn what_is_changed_by_the_admin_port_has_a_line() {
     let (gateway, file) = audited(settings()).await;
     assert_eq!(gateway.admin("/endpoints").await.status(), 200);
+    // Nor what was only looked at, but for what was refused.
+    let elsewhere = get("/endpoints").host("rebound.example");
+    assert_eq!(Caller::connect(gateway.running.admin_address()).await.call(&elsewhere).await.status(), 403);
     let path = "/breakers/trip?endpoint=pay&message=planted-secret&service=S";
     assert_eq!(gateway.ask_admin(&to(path)).await.status(), 403);
     let steer =
         to(path).header("Nexus-Gateway-Admin", "planted-secret").header("Authorization", "Bearer planted-secret");
     assert_eq!(gateway.ask_admin(&steer).await.status(), 400);
-    let lines = file.lines(2).await;
+    let lines = file.lines(3).await;
     let asked = "/breakers/trip?endpoint=pay&service=S";
-    assert_says(&lines[0], &value!({ "admin": asked, "how": null, "decision": "denied", "status": 403 }));
+    let looked_at = value!({ "admin": "/endpoints", "how": null, "decision": "denied", "method": "GET", "status": 403 });
+    assert_says(&lines[0], &looked_at);
+    assert_says(&lines[1], &value!({ "admin": asked, "how": null, "decision": "denied", "status": 403 }));
     assert_says(
-        &lines[1],
+        &lines[2],
         &value!({ "admin": asked, "how": "loopback", "decision": "allowed", "method": "POST", "status": 400 }),
     );
-    assert!(lines.len() == 2 && !file.text().contains("planted-secret"));
+    gateway.counts("nexus_gateway_admin_refused_total", &[("status", "403")], 2.0).await;
+    assert!(lines.len() == 3 && !file.text().contains("planted-secret"));
 }
 
 #[tokio::test]
@@ -110,7 +134,7 @@ async fn who_is_known_is_named_and_who_shows_a_wrong_key_is_not() {
     });
     assert_says(&lines[0], &known);
     let wrong = value!({
-        "caller": "anonymous", "namespace": null, "how": null, "decision": "unauthenticated", "endpoint": "pay",
+        "caller": "anonymous", "namespace": null, "how": "api_key", "decision": "unauthenticated", "endpoint": "pay",
         "operation": "op", "method": "start", "status": 401,
     });
     assert_says(&lines[1], &wrong);
