@@ -183,6 +183,9 @@ pub(super) struct Cluster {
     /// How the cluster is told who calls, where that is known: in the header `Nexus-Gateway-Caller` by name, with
     /// `Nexus-Gateway-Caller-Namespace` beside it, or as a token signed by the key of `callers`. Default: header.
     pub(super) caller: Option<CallerHeader>,
+    /// Whether credentials, headers whose values come from `${…}`, and what `pass` lets through may go over http:// to a
+    /// host that is not a loopback one, readable and usable for everybody on the way. Default: false.
+    pub(super) allow_cleartext: Option<bool>,
 }
 
 #[derive(Default, Deserialize, JsonSchema)]
@@ -231,6 +234,8 @@ pub(super) struct External {
     pub(super) pass: Option<Vec<Option<Passed>>>,
     /// How the handler is told who calls, as for a cluster. Default: header.
     pub(super) caller: Option<CallerHeader>,
+    /// Whether secrets may go over http:// to a host that is not a loopback one, as for a cluster. Default: false.
+    pub(super) allow_cleartext: Option<bool>,
 }
 
 #[derive(Default, Deserialize, JsonSchema)]

@@ -53,6 +53,11 @@ impl<'a> Report<'a> {
         self.root.nearest(path).path == path
     }
 
+    /// Whether the text at `path` comes from somewhere else, in part at least.
+    pub(super) fn is_expanded(&self, path: &str) -> bool {
+        self.root.nearest(path).expanded
+    }
+
     /// Whether a part of the setting at `path` was wrong already.
     pub(super) fn is_known_bad(&self, path: &str) -> bool {
         self.problems.iter().take(self.earlier).any(|problem| is_at_or_below(&problem.key, path))

@@ -18,8 +18,7 @@ const SECRETS: [&str; 7] = ["redis", "redis.url", "callbacks", "park", "park.sto
 const KEYS: [&str; 2] = ["callbacks.keys", "authentication.api_keys.keys"];
 
 /// Names of keys below what is guarded.
-const KNOWN: [&str; 21] = [
-    "allow_cleartext",
+const KNOWN: [&str; 20] = [
     "audience",
     "bearer",
     "ca",

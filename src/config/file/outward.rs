@@ -17,9 +17,6 @@ pub(in crate::config) struct Credentials {
     pub(in crate::config) header: Option<CredentialHeader>,
     /// An access token by OAuth 2.0 client credentials (RFC 6749 §4.4), fetched ahead of the last one's end.
     pub(in crate::config) oauth2: Option<OAuth2>,
-    /// Whether they may go over http:// to a host that is not a loopback one, readable and usable for everybody on the
-    /// way. Default: false.
-    pub(in crate::config) allow_cleartext: Option<bool>,
 }
 
 #[derive(Default, Deserialize, JsonSchema)]
@@ -80,6 +77,7 @@ pub(in crate::config) struct Shown {
     pub(in crate::config) headers: Option<Named<Checked<FieldValue>>>,
     pub(in crate::config) pass: Option<Vec<Option<Passed>>>,
     pub(in crate::config) caller: Option<CallerHeader>,
+    pub(in crate::config) allow_cleartext: Option<bool>,
 }
 
 #[derive(Default, Deserialize, JsonSchema)]

@@ -20,7 +20,7 @@ use crate::tls::ClientTlsSettings;
 
 /// What a cleartext URL would do.
 const CLEARTEXT: &str = "would go over http:// readable, and usable, for everybody on the way; write `https://`, or \
-    `allow_cleartext: true` beside them where the way is safe by other means";
+    `allow_cleartext: true` beside the URL where the way is safe by other means";
 
 /// What the target at `urls`, whose settings stand at `path`, is shown.
 pub(super) fn outward(
@@ -32,12 +32,13 @@ pub(super) fn outward(
 ) -> Outward {
     let credentials_path = format!("{path}.credentials");
     refuse_empty(file.credentials.is_none(), &credentials_path, "`bearer`, `header` or `oauth2`", report);
+    let allow_cleartext = file.allow_cleartext.unwrap_or(false);
+    let refuses_secrets = !allow_cleartext && urls.iter().any(|url| !url.tls && !is_loopback(&url.host));
     let credentials = file.credentials.and_then(|file| {
-        let cleartext = urls.iter().any(|url| !url.tls && !is_loopback(&url.host));
-        if cleartext && !file.allow_cleartext.unwrap_or(false) {
+        if refuses_secrets {
             report.add(&credentials_path, CLEARTEXT);
         }
-        credentials(file, &credentials_path, report)
+        credentials(file, allow_cleartext, &credentials_path, report)
     });
     let headers_path = format!("{path}.headers");
     let headers = file.headers.map(|named| named.0).unwrap_or_default();
@@ -55,6 +56,8 @@ pub(super) fn outward(
         };
         if let Some(why) = whose(&name) {
             report.add(&path, format!("cannot be set here: {why}"));
+        } else if refuses_secrets && report.is_expanded(&path) {
+            report.add(&path, format!("may be a secret, and {CLEARTEXT}"));
         }
         Some((name, sensitive(&value.0)?))
     });
@@ -64,7 +67,11 @@ pub(super) fn outward(
         Some(file::CallerHeader::Signed) => CallerHeader::Signed,
         Some(file::CallerHeader::Header) | None => CallerHeader::Name,
     };
-    let pass = pass(file.pass.unwrap_or_default(), &format!("{path}.pass"), report);
+    let pass_path = format!("{path}.pass");
+    let pass = pass(file.pass.unwrap_or_default(), &pass_path, report);
+    if refuses_secrets && (pass.authorization || pass.cookie) {
+        report.add(&pass_path, format!("what callers show {CLEARTEXT}"));
+    }
     Outward { tls, credentials, headers, pass, caller }
 }
 
@@ -100,7 +107,12 @@ pub(super) fn refuse_unsigned(
     }
 }
 
-fn credentials(file: file::Credentials, path: &str, report: &mut Report<'_>) -> Option<Credentials> {
+fn credentials(
+    file: file::Credentials,
+    allow_cleartext: bool,
+    path: &str,
+    report: &mut Report<'_>,
+) -> Option<Credentials> {
     let written =
         [("bearer", file.bearer.is_some()), ("header", file.header.is_some()), ("oauth2", file.oauth2.is_some())];
     let written: Vec<_> = written.into_iter().filter_map(|(key, is)| is.then_some(key)).collect();
@@ -111,8 +123,8 @@ fn credentials(file: file::Credentials, path: &str, report: &mut Report<'_>) -> 
         }
         (None, Some(header), None) => header_of(&header, &format!("{path}.header"), report),
         (None, None, Some(oauth2)) => {
-            let allowed = file.allow_cleartext.unwrap_or(false);
-            Some(Credentials::OAuth2(Box::new(oauth2_of(oauth2, allowed, &format!("{path}.oauth2"), report)?)))
+            let settings = oauth2_of(oauth2, allow_cleartext, &format!("{path}.oauth2"), report)?;
+            Some(Credentials::OAuth2(Box::new(settings)))
         }
         (None, None, None) => {
             report.add(path, "names none; write `bearer`, `header` or `oauth2`");

@@ -48,8 +48,8 @@ impl Clusters<'_, '_> {
             self.report.add(&path, "not a cluster's name; use letters, digits, `-`, `_` and `.`");
         }
         let urls = self.urls_from_file(&format!("{path}.url"), &path, cluster.url.map(Urls::into_vec));
-        let file::Cluster { tls, credentials, headers, pass, caller, .. } = cluster;
-        let shown = file::Shown { credentials, headers, pass, caller };
+        let file::Cluster { tls, credentials, headers, pass, caller, allow_cleartext, .. } = cluster;
+        let shown = file::Shown { credentials, headers, pass, caller, allow_cleartext };
         let outward = outward(tls, shown, &urls, &path, self.report);
         self.list.push(ClusterSettings { name: name.into(), urls, discover: discover(cluster.discover), outward });
     }
@@ -255,7 +255,8 @@ fn external_target(
         report.add(path, "has no URL; write `url: http://HOST[:PORT][/PATH]`");
     }
     let url = external.url.map(|url| url.0);
-    let file::External { tls, credentials, headers, pass, caller, .. } = external;
-    met(outward(tls, file::Shown { credentials, headers, pass, caller }, url.as_slice(), path, report));
+    let file::External { tls, credentials, headers, pass, caller, allow_cleartext, .. } = external;
+    let shown = file::Shown { credentials, headers, pass, caller, allow_cleartext };
+    met(outward(tls, shown, url.as_slice(), path, report));
     Some(Target::External { url: url? })
 }
