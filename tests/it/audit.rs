@@ -98,7 +98,8 @@ async fn what_is_changed_by_the_admin_port_has_a_line() {
     assert_eq!(gateway.ask_admin(&steer).await.status(), 400);
     let lines = file.lines(3).await;
     let asked = "/breakers/trip?endpoint=pay&service=S";
-    let looked_at = value!({ "admin": "/endpoints", "how": null, "decision": "denied", "method": "GET", "status": 403 });
+    let looked_at =
+        value!({ "admin": "/endpoints", "how": null, "decision": "denied", "method": "GET", "status": 403 });
     assert_says(&lines[0], &looked_at);
     assert_says(&lines[1], &value!({ "admin": asked, "how": null, "decision": "denied", "status": 403 }));
     assert_says(
