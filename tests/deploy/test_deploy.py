@@ -89,7 +89,7 @@ class Manifest:
                     make_certificate(pair)
                 shutil.copy(pair.with_suffix(Path(file).suffix), here)
             else:
-                here.write_text("0123456789abcdef\n")
+                here.write_text("MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n")  # a key as well as a token
             text = text.replace(file, str(here))
         config = folder / "gateway.yaml"
         config.write_text(text)
@@ -247,6 +247,13 @@ def test_the_edge_survives_the_loss_of_a_pod(edge: Manifest) -> None:
     assert edge.only("PodDisruptionBudget")["spec"]["maxUnavailable"] < deployment["replicas"]
     assert {spread["topologyKey"] for spread in edge.pod["topologySpreadConstraints"]} >= {"kubernetes.io/hostname"}
     assert edge.of_kind("Service")
+
+
+def test_every_pod_of_the_edge_takes_cancels_of_what_another_one_started(edge: Manifest) -> None:
+    """With a key of its own a pod would know neither the tokens of others nor, started anew, its own."""
+    assert "authentication" in edge.config, "tokens are sealed"
+    (key,) = edge.config["callbacks"]["keys"]
+    assert key["secret"].startswith("${file:/run/secrets/nexus-gateway/")
 
 
 def test_the_edge_trusts_nobody(edge: Manifest) -> None:

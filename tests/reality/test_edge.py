@@ -4,6 +4,7 @@ renewed in its secret."""
 from __future__ import annotations
 
 import asyncio
+import base64
 import http.client
 import json
 import socket
@@ -104,6 +105,7 @@ async def edge(newest: Lane, gateways: Gateways, kubernetes: tuple[Cluster, Issu
     secrets = scratch_folder("secrets")
     (secrets / "admin-token").write_text(f"{TOKEN}\n")
     (secrets / "token").write_text("planted-own\n")
+    (secrets / "callback-key").write_text(base64.b64encode(b"planted-".ljust(32, b"-")).decode() + "\n")
     endpoint = f"payments-{uuid.uuid4().hex[:8]}"
     await newest.handler.cluster.create_worker_endpoint(endpoint, HANDLER_QUEUE)
     config = shipped(
