@@ -17,6 +17,10 @@ use hyper_util::rt::TokioIo;
 
 use super::stream::Stream;
 
+/// Bytes of an answer that are read ahead of its caller; its head has to fit. hyper would have it be 400 KiB, of each caller
+/// that does not read.
+const AHEAD: usize = 128 << 10;
+
 /// An open connection.
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
@@ -30,7 +34,7 @@ type Driver = Box<http1::Connection<TokioIo<Stream>, Full<Bytes>>>;
 impl Connection {
     /// Speaks HTTP/1.1 on `stream`; nothing is sent yet.
     pub(super) async fn open(stream: Stream) -> hyper::Result<Self> {
-        let (sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
+        let (sender, driver) = http1::Builder::new().max_buf_size(AHEAD).handshake(TokioIo::new(stream)).await?;
         Ok(Self { sender, driver: Some(Box::new(driver)) })
     }
 

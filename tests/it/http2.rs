@@ -285,6 +285,27 @@ async fn a_caller_that_leaves_a_request_ends_it() {
 }
 
 #[tokio::test]
+async fn a_target_may_take_its_time_inside_an_answer() {
+    let (short, gate) = (Duration::from_millis(500), Gate::new());
+    let body = format!("\"{}\"", "x".repeat(100 << 10));
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n\"", body.len());
+    let handler = Handler::acting(vec![head.into(), Act::Wait(gate.clone()), body[1..].into()]);
+    let mut settings = speaking(&handler);
+    settings.server.process.body_timeout = short;
+    settings.server.idle_timeout = short;
+    let gateway = Gateway::start(settings).await;
+    let mut caller = Http2::connect(gateway.data()).await;
+    let call = tokio::spawn(async move { caller.call(start().body(()).expect("a request"), "{}").await });
+    handler.wait_for(1).await;
+    for _ in 0..3 {
+        Http2::connect(gateway.data()).await.closed().await;
+    }
+    gate.open();
+    let (status, _, text) = call.await.expect("it ends").expect("an answer");
+    assert_eq!((status, text), (200, body));
+}
+
+#[tokio::test]
 async fn a_caller_that_does_not_read_its_answer_is_cut() {
     let body = format!("\"{}\"", "x".repeat(1 << 20));
     let handler = Handler::answering(json("200 OK", &body));
