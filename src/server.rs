@@ -100,6 +100,9 @@ pub struct ServerSettings {
     pub max_handshakes_per_peer: usize,
     /// Longest time that a connection stays open without a request. Longer than the 90 s after which Go clients close idle connections, so that it is them who close.
     pub idle_timeout: Duration,
+    /// Bytes of answers that wait at a time for callers to take them: where it is more, the connections that have waited
+    /// longest are cut.
+    pub max_unread_bytes: usize,
     /// Requests that a connection serves before its caller is told to open another one.
     pub max_requests_per_connection: usize,
     /// Connections that speak HTTP/2.
@@ -125,6 +128,7 @@ impl Default for ServerSettings {
             handshake_timeout: Duration::from_secs(10),
             max_handshakes_per_peer: 64,
             idle_timeout: Duration::from_secs(180),
+            max_unread_bytes: 256 << 20,
             max_requests_per_connection: 100_000,
             http2: Http2Settings::default(),
             grace: Duration::from_secs(25),

@@ -124,7 +124,8 @@ impl Progress {
         self.pieces.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Waits until the answer has begun and nothing of it was taken for so long.
+    /// Waits until the answer has begun and nothing of it was taken for so long. A stream whose caller takes all that comes
+    /// asks for more each time it is polled, which it is when this wakes up, too.
     async fn stalled(&self, longest: Duration) {
         self.begun.notified().await;
         loop {

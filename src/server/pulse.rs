@@ -6,7 +6,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -41,6 +41,24 @@ enum State {
     Unread,
 }
 
+/// What of answers waits for a caller, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unread {
+    pub(super) ticks: u32,
+    pub(super) bytes: usize,
+}
+
+/// Which of these have to go so that no more than `max` bytes are left: those that have waited longest.
+pub(super) fn beyond(mut waiting: Vec<(Unread, usize)>, max: usize) -> impl Iterator<Item = usize> {
+    waiting.sort_unstable_by_key(|(unread, _)| std::cmp::Reverse(unread.ticks));
+    let mut left = waiting.iter().map(|(unread, _)| unread.bytes).sum::<usize>();
+    waiting.into_iter().map_while(move |(unread, index)| {
+        let is_too_much = left > max;
+        left -= unread.bytes;
+        is_too_much.then_some(index)
+    })
+}
+
 /// How long a caller is waited for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
@@ -62,6 +80,8 @@ pub(super) struct Pulse {
     /// Ticks for which the answer of this request had to wait for its caller until it went on. An answer that is read
     /// a byte at a time waits as well.
     blocked: AtomicU32,
+    /// Bytes of answers that wait for their caller.
+    unread: AtomicUsize,
     /// Whether bytes alone say nothing: HTTP/2 has more than requests.
     framed: AtomicBool,
 }
@@ -69,8 +89,14 @@ pub(super) struct Pulse {
 impl Pulse {
     pub(super) fn new(ticks: &Arc<Ticks>) -> Self {
         let (since, framed) = (AtomicU64::new(0), AtomicBool::new(false));
-        let pulse =
-            Self { ticks: Arc::clone(ticks), since, beats: AtomicU32::new(0), blocked: AtomicU32::new(0), framed };
+        let pulse = Self {
+            ticks: Arc::clone(ticks),
+            since,
+            beats: AtomicU32::new(0),
+            unread: AtomicUsize::new(0),
+            blocked: AtomicU32::new(0),
+            framed,
+        };
         pulse.enter(State::Idle);
         pulse
     }
@@ -103,9 +129,12 @@ impl Pulse {
         }
     }
 
-    /// Bytes were to be sent, and were taken or not.
-    fn wrote(&self, taken: bool) {
+    /// So many bytes were to be sent, and some were taken or none.
+    fn wrote(&self, bytes: usize, taken: bool) {
         let (state, since) = self.state();
+        if state == State::Unread || !taken {
+            self.unread.store(if taken { 0 } else { bytes }, Ordering::Relaxed);
+        }
         match (state, taken) {
             // What is left of an answer waits after its request ended, too.
             (State::Busy | State::Idle, false) => self.enter(State::Unread),
@@ -119,6 +148,15 @@ impl Pulse {
             }
             _ => {}
         }
+    }
+
+    /// Bytes of answers that have been waiting for their caller for longer than from one tick to the next, and for how
+    /// many ticks; none where it goes on.
+    pub(super) fn unread(&self) -> Option<Unread> {
+        let (state, since) = self.state();
+        let ticks = self.ticks.now().wrapping_sub(since);
+        let bytes = self.unread.load(Ordering::Relaxed);
+        (state == State::Unread && ticks > 1).then_some(Unread { ticks, bytes })
     }
 
     /// Whether the connection has been waiting for what its caller has to do longer than it may.
@@ -172,8 +210,8 @@ impl Layer for Watched {
         read
     }
 
-    fn wrote(&mut self, taken: bool) {
-        self.0.wrote(taken);
+    fn wrote(&mut self, bytes: usize, taken: bool) {
+        self.0.wrote(bytes, taken);
     }
 }
 
@@ -248,31 +286,56 @@ mod tests {
     }
 
     #[test]
+    fn of_what_nobody_reads_the_oldest_goes_where_it_is_too_much() {
+        let of = |ticks, bytes| Unread { ticks, bytes };
+        let waiting = vec![(of(3, 10), 0), (of(9, 20), 1), (of(5, 30), 2)];
+        for (max, gone) in [(60, &[][..]), (59, &[1]), (40, &[1]), (39, &[1, 2]), (9, &[1, 2, 0]), (0, &[1, 2, 0])] {
+            assert_eq!(beyond(waiting.clone(), max).collect::<Vec<_>>(), gone, "{max}");
+        }
+    }
+
+    #[test]
+    fn what_waits_is_known() {
+        let ticks = Arc::new(Ticks::default());
+        let pulse = Arc::new(Pulse::new(&ticks));
+        let _beat = Beat::begin(&pulse);
+        pulse.wrote(10, true);
+        pulse.wrote(10, false);
+        ticks.advance();
+        assert_eq!(pulse.unread(), None, "it may have waited for no time at all");
+        pulse.wrote(30, false);
+        ticks.advance();
+        assert_eq!(pulse.unread(), Some(Unread { ticks: 2, bytes: 30 }));
+        pulse.wrote(30, true);
+        assert_eq!(pulse.unread(), None);
+    }
+
+    #[test]
     fn an_answer_has_its_time_to_be_read() {
         let ticks = Arc::new(Ticks::default());
         let pulse = Arc::new(Pulse::new(&ticks));
         let beat = Beat::begin(&pulse);
-        pulse.wrote(false);
+        pulse.wrote(1, false);
         (0..4).for_each(|_| ticks.advance());
-        pulse.wrote(false);
+        pulse.wrote(1, false);
         assert!(!overdue(&pulse));
         ticks.advance();
         assert!(overdue(&pulse), "to try again gives no more time");
-        pulse.wrote(true);
+        pulse.wrote(1, true);
         assert!(!overdue(&pulse));
-        pulse.wrote(false);
+        pulse.wrote(1, false);
         assert!(overdue(&pulse), "a little that is taken gives no more time");
         drop(beat);
 
         let beat = Beat::begin(&pulse);
-        pulse.wrote(false);
+        pulse.wrote(1, false);
         assert!(!overdue(&pulse), "the next answer has its own");
-        pulse.wrote(true);
+        pulse.wrote(1, true);
         (0..100).for_each(|_| ticks.advance());
-        pulse.wrote(false);
+        pulse.wrote(1, false);
         assert!(!overdue(&pulse), "it was not the caller that was waited for");
         drop(beat);
-        pulse.wrote(false);
+        pulse.wrote(1, false);
         (0..5).for_each(|_| ticks.advance());
         assert!(overdue(&pulse), "what is left of an answer is one, too");
     }
@@ -284,12 +347,12 @@ mod tests {
         pulse.framed();
         let _beat = Beat::begin(&pulse);
         for _ in 0..100 {
-            pulse.wrote(false);
+            pulse.wrote(1, false);
             (0..3).for_each(|_| ticks.advance());
             assert!(!overdue(&pulse));
-            pulse.wrote(true);
+            pulse.wrote(1, true);
         }
-        pulse.wrote(false);
+        pulse.wrote(1, false);
         (0..5).for_each(|_| ticks.advance());
         assert!(overdue(&pulse));
     }

@@ -14,7 +14,7 @@ use super::connection::{Connection, Speaks};
 use super::cuts::Conduct;
 use super::drain::{Drain, Lease, Watcher};
 use super::handshake::{self, Handshakes, Turns};
-use super::pulse::{Patience, Pulse, Ticks};
+use super::pulse::{Patience, Pulse, Ticks, beyond};
 use super::{OpenConnection, Phase, ServerSettings};
 use crate::admission::Peer;
 use crate::gateway::Gateway;
@@ -130,9 +130,21 @@ impl Worker {
         self.watched.push(WatchedConnection { pulse, settings, task: task.abort_handle() });
     }
 
-    /// Closes connections that hold on for too long without a request, or with an answer.
+    /// Closes connections that hold on for too long without a request, or with an answer; or with answers that are too
+    /// large together.
     fn reap(&mut self) {
         self.ticks.advance();
+        let mut unread = Vec::new();
+        for (index, connection) in self.watched.iter().enumerate() {
+            unread.extend(connection.pulse.unread().map(|unread| (unread, index)));
+        }
+        // What holds for the last one that came is what is in force.
+        let settings = self.watched.last().map(|connection| Arc::clone(&connection.settings));
+        let max = settings.map_or(0, |settings| settings.max_unread_bytes / settings.workers.max(1));
+        for index in beyond(unread, max) {
+            self.watched[index].task.abort();
+            self.telemetry.cut("unread_bytes");
+        }
         self.watched.retain(|connection| {
             let ServerSettings { head_timeout: head, idle_timeout: idle, ref process, .. } = *connection.settings;
             let patience = Patience { idle, head, answer: process.body_timeout };

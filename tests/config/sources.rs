@@ -72,7 +72,7 @@ admin: { address: '127.0.0.1:3', token: secret-of-the-admin }
 server:
   { max_connections: 4, max_head: 5KiB, head_timeout: 6s, idle_timeout: 9s, grace: 7s, workers: 8, max_in_flight: 21,
     max_queued_bytes: 22MiB, max_wait: 23s, max_connections_per_peer: 68, body_timeout: 69s, handshake_timeout: 123ms, max_handshakes_per_peer: 19,
-    max_cuts_per_peer: 70,
+    max_cuts_per_peer: 70, max_unread_bytes: 71MiB,
     max_headers: 61, max_uri: 52KiB, max_requests_per_connection: 63,
     http2: { max_streams: 64, stream_window: 65KiB, connection_window: 66KiB, ping_every: 67s, ping_timeout: 58s } }
 clusters: { home: { url: 'http://a:9/x', discover: { every: 10s, externals: true } } }
@@ -136,6 +136,7 @@ log: { level: debug, format: json, access_log: /twenty, audit_log: /fifty-seven 
             max_connections: 4,
             max_connections_per_peer: 68,
             max_cuts_per_peer: 70,
+            max_unread_bytes: 71 << 20,
             max_head: 5 << 10,
             max_headers: 61,
             max_uri: 52 << 10,

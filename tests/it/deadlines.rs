@@ -105,6 +105,26 @@ async fn a_caller_that_does_not_read_its_answer_holds_nothing_for_ever() {
 }
 
 #[tokio::test]
+async fn answers_that_nobody_reads_are_bounded_together() {
+    let body = format!("\"{}\"", "x".repeat(1 << 20));
+    let handler = Handler::answering(json("200 OK", &body));
+    let mut settings = leading_to(&handler);
+    (settings.server.workers, settings.server.max_unread_bytes) = (1, 1 << 20);
+    let gateway = Gateway::start(settings).await;
+    let mut unread = Vec::new();
+    for _ in 0..20 {
+        let mut caller = gateway.connect().await;
+        // More than what sockets buffer.
+        caller.send(start("pay").bytes().repeat(20)).await;
+        unread.push(caller);
+    }
+    gateway.counts_at_least("nexus_gateway_connections_cut_total", &[("reason", "unread_bytes")], 5.0).await;
+    let left = gateway.metrics().await.sum("nexus_gateway_connections", &[]);
+    assert!(left > 1.0, "no more are cut than have to be: {left}");
+    assert_eq!(gateway.call(&start("pay")).await.status(), 200);
+}
+
+#[tokio::test]
 async fn the_next_request_on_a_connection_has_its_own_time() {
     let handler = Handler::scripted(|seen| match seen.message.text().as_str() {
         "slow" => vec![Act::Stall],

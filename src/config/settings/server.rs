@@ -21,6 +21,7 @@ pub(super) fn build(file: Server) -> ServerSettings {
         handshake_timeout: file.handshake_timeout.map_or(default.handshake_timeout, |value| value.0),
         max_handshakes_per_peer: file.max_handshakes_per_peer.map_or(default.max_handshakes_per_peer, |value| value.0),
         idle_timeout: file.idle_timeout.map_or(default.idle_timeout, |value| value.0),
+        max_unread_bytes: file.max_unread_bytes.map_or(default.max_unread_bytes, |value| value.0),
         max_requests_per_connection: file
             .max_requests_per_connection
             .map_or(default.max_requests_per_connection, |value| value.0),
