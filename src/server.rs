@@ -21,7 +21,7 @@ use crate::admission::{Peer, Trust};
 use crate::gates::ProcessSettings;
 use crate::gateway::Gateway;
 use crate::telemetry::{Refused, Telemetry};
-use crate::tls::{ClientAuth, Protocol, ServerTls, ServerTlsSettings};
+use crate::tls::{ClientAuth, ServerTlsSettings};
 
 mod connection;
 mod cuts;
@@ -35,14 +35,15 @@ mod places;
 mod preface;
 mod pulse;
 pub mod strict;
+mod terms;
 mod worker;
 
 use connection::Speaks;
 use cuts::{Conduct, Cuts};
-use drain::Lessor;
 use handshake::Handshakes;
 pub use http2::Http2Settings;
 use places::{Place, Places};
+use terms::{Lease, Terms};
 use worker::{Accepted, Security};
 
 /// Pause after an accept that failed: out of file descriptors, most of the time.
@@ -180,8 +181,8 @@ struct Shared {
 }
 
 struct Listener {
-    settings: ListenerSettings,
-    terms: Arc<ArcSwap<Terms>>,
+    /// Dropped, it tells connections that it is gone.
+    terms: watch::Sender<Arc<Terms>>,
     bound: SocketAddr,
     /// What was said of it last.
     warning: Option<&'static str>,
@@ -194,21 +195,8 @@ impl Drop for Listener {
     }
 }
 
-/// On what terms connections to a listener are taken.
-#[derive(Clone)]
-struct Terms {
-    trust: Trust,
-    /// None: cleartext.
-    tls: Option<ServerTls>,
-    /// Whether HTTP/2 is spoken, besides HTTP/1.1.
-    http2: bool,
-    /// Goes on where a change of the terms does not matter to those who were let in before.
-    lessor: Arc<Lessor>,
-}
-
 /// A listener that is ready, but not in force yet.
 pub struct Bound {
-    settings: ListenerSettings,
     terms: Terms,
     /// None where it is bound already.
     socket: Option<TcpListener>,
@@ -242,9 +230,9 @@ impl Server {
         let listeners = self.lock();
         let ready = |settings: &ListenerSettings| {
             let before = listeners.get(&settings.address);
-            let terms = terms(settings, before)?;
+            let terms = Terms::new(settings, before.map(|before| Arc::clone(&before.terms.borrow())).as_deref())?;
             let socket = if before.is_some() { None } else { Some(bind(settings.address)?) };
-            Ok(Bound { settings: settings.clone(), terms, socket })
+            Ok(Bound { terms, socket })
         };
         wanted.iter().map(|settings| ready(settings).map_err(|error| (settings.address, error))).collect()
     }
@@ -256,8 +244,8 @@ impl Server {
     }
 
     /// From now on accepts at exactly those that are `bound`, under `settings`. Connections that are open stay as they
-    /// are, but for those whose listener is gone, or now lets others in than before: they end after the requests that
-    /// are in flight. `guarded` is whether the gateway asks who calls.
+    /// are, but for those whose listener is gone, or would not let them in any more or trust them as much: they end after
+    /// the requests that are in flight. `guarded` is whether the gateway asks who calls.
     pub fn configure(&self, settings: ServerSettings, guarded: bool, bound: Vec<Bound>) {
         let max_handshakes = settings.max_handshakes_per_peer;
         if self.shared.handshakes.load().max() != max_handshakes {
@@ -266,17 +254,18 @@ impl Server {
         self.shared.settings.store(Arc::new(settings));
         let mut listeners = self.lock();
         listeners.retain(|address, listener| {
-            let is_kept = bound.iter().any(|bound| bound.settings.address == *address);
+            let is_kept = bound.iter().any(|bound| bound.terms.settings.address == *address);
             if !is_kept {
                 tracing::info!(address = %listener.bound, "data port closed");
             }
             is_kept
         });
-        for Bound { settings, terms, socket } in bound {
-            if let Some(listener) = listeners.get_mut(&settings.address) {
-                listener.change(settings, terms);
-            } else if let Some(listener) = socket.and_then(|socket| self.listen(&settings, terms, socket)) {
-                listeners.insert(settings.address, listener);
+        for Bound { terms, socket } in bound {
+            let address = terms.settings.address;
+            if let Some(listener) = listeners.get_mut(&address) {
+                listener.change(terms);
+            } else if let Some(listener) = socket.and_then(|socket| self.listen(terms, socket)) {
+                listeners.insert(address, listener);
             }
         }
         for listener in listeners.values_mut() {
@@ -284,14 +273,13 @@ impl Server {
         }
     }
 
-    fn listen(&self, settings: &ListenerSettings, terms: Terms, socket: TcpListener) -> Option<Listener> {
+    fn listen(&self, terms: Terms, socket: TcpListener) -> Option<Listener> {
         let bound = socket.local_addr().ok()?;
-        let (trust, tls) = (settings.trust, settings.tls.is_some());
+        let (trust, tls) = (terms.settings.trust, terms.tls.is_some());
         tracing::info!(address = %bound, ?trust, tls, "data port listening");
-        let terms = Arc::new(ArcSwap::from_pointee(terms));
-        let task =
-            tokio::spawn(accept(Arc::clone(&self.shared), socket, Arc::clone(&terms), self.accepting.subscribe()));
-        Some(Listener { settings: settings.clone(), terms, bound, warning: None, task: task.abort_handle() })
+        let terms = watch::Sender::new(Arc::new(terms));
+        let accepting = accept(Arc::clone(&self.shared), socket, terms.subscribe(), self.accepting.subscribe());
+        Some(Listener { terms, bound, warning: None, task: tokio::spawn(accepting).abort_handle() })
     }
 
     /// Addresses that are bound.
@@ -327,51 +315,33 @@ impl Server {
 
 impl Listener {
     /// From now on takes connections on these terms.
-    fn change(&mut self, settings: ListenerSettings, terms: Terms) {
-        self.terms.store(Arc::new(terms));
-        let before = std::mem::replace(&mut self.settings, settings);
-        let (address, now) = (self.bound, &self.settings);
-        match (&before.tls, &now.tls) {
+    fn change(&mut self, terms: Terms) {
+        let before = Arc::clone(&self.terms.borrow());
+        if before.settings == terms.settings {
+            return;
+        }
+        let address = self.bound;
+        match (&before.settings.tls, &terms.settings.tls) {
             (Some(_), None) => tracing::warn!(%address, "TLS is gone: from now on this port takes cleartext only"),
             (None, Some(_)) => tracing::info!(%address, "from now on this port takes TLS only"),
             (Some(before), Some(now)) if before != now => tracing::info!(%address, "TLS of this port changed"),
             _ => {}
         }
+        self.terms.send_replace(Arc::new(terms));
     }
 
     /// Says once that anybody may call, for as long as it is so.
     fn warn_of_strangers(&mut self, guarded: bool) {
-        let warning = if guarded || self.bound.ip().is_loopback() { None } else { Some(strangers(&self.settings)) };
+        let warning = if guarded || self.bound.ip().is_loopback() {
+            None
+        } else {
+            Some(strangers(&self.terms.borrow().settings))
+        };
         if let Some(warning) = warning.filter(|_| warning != self.warning) {
             tracing::warn!(address = %self.bound, "{warning}: no authentication is configured");
         }
         self.warning = warning;
     }
-}
-
-/// What was made of the same settings before is kept: clients can resume their sessions.
-fn terms(settings: &ListenerSettings, before: Option<&Listener>) -> io::Result<Terms> {
-    let same = |before: &&Listener| (&before.settings.tls, before.settings.http2) == (&settings.tls, settings.http2);
-    let kept = before.filter(same).map(|before| before.terms.load().tls.clone());
-    let protocols: &[_] = if settings.http2 { &[Protocol::Http2, Protocol::Http1] } else { &[Protocol::Http1] };
-    let tls = match (kept, &settings.tls) {
-        (Some(kept), _) => kept,
-        (None, Some(tls)) => Some(ServerTls::new(tls, protocols).map_err(io::Error::other)?),
-        (None, None) => None,
-    };
-    let lessor = before.filter(|before| may_stay(&before.settings, settings));
-    let lessor = lessor.map_or_else(|| Arc::new(Lessor::new()), |before| Arc::clone(&before.terms.load().lessor));
-    Ok(Terms { trust: settings.trust, tls, http2: settings.http2, lessor })
-}
-
-/// Whether who was let in before is let in, and trusted as much, now.
-fn may_stay(before: &ListenerSettings, now: &ListenerSettings) -> bool {
-    let is_as_safe = match (&before.tls, &now.tls) {
-        (_, None) => true,
-        (None, Some(_)) => false,
-        (Some(before), Some(now)) => before.clients == now.clients && (before.only_tls13 || !now.only_tls13),
-    };
-    before.trust == now.trust && is_as_safe
 }
 
 fn strangers(settings: &ListenerSettings) -> &'static str {
@@ -395,7 +365,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 async fn accept(
     shared: Arc<Shared>,
     socket: TcpListener,
-    terms: Arc<ArcSwap<Terms>>,
+    terms: watch::Receiver<Arc<Terms>>,
     mut accepting: watch::Receiver<bool>,
 ) {
     loop {
@@ -403,8 +373,9 @@ async fn accept(
             Ok((stream, peer)) => {
                 // Who tells is gone only together with its listeners.
                 let _ = accepting.wait_for(|accepting| *accepting).await;
-                let terms = terms.load();
-                shared.deal(stream, Peer::connected(peer, terms.trust), &terms);
+                let lease = Lease::new(terms.clone());
+                let trust = lease.terms().settings.trust;
+                shared.deal(stream, Peer::connected(peer, trust), lease);
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -416,7 +387,7 @@ async fn accept(
 
 impl Shared {
     /// Hands a connection to the worker whose turn it is, or closes it where there are too many.
-    fn deal(&self, stream: TcpStream, peer: Peer, terms: &Terms) {
+    fn deal(&self, stream: TcpStream, peer: Peer, lease: Lease) {
         let (settings, address) = (self.settings.load(), peer.address.ip());
         if !self.cuts.allow(address, Instant::now()) {
             return self.refuse(Refused::MaxCuts, address);
@@ -429,23 +400,17 @@ impl Shared {
             return self.refuse(Refused::MaxConnections, address);
         }
         self.telemetry.connections_total.inc();
+        let terms = lease.terms();
         let security = match &terms.tls {
             Some(tls) => Security::Tls(tls.clone(), self.handshakes.load_full()),
-            None => Security::Cleartext(if terms.http2 { Speaks::Either } else { Speaks::Http1 }),
+            None => Security::Cleartext(if terms.settings.http2 { Speaks::Either } else { Speaks::Http1 }),
         };
         match stream.into_std() {
             Ok(stream) => {
                 let (cuts, telemetry) = (Arc::clone(&self.cuts), Arc::clone(&self.telemetry));
                 let conduct = Conduct::new(address, settings.max_cuts_per_peer, cuts, telemetry);
-                let accepted = Accepted {
-                    stream,
-                    peer,
-                    security,
-                    settings: Arc::clone(&settings),
-                    conduct,
-                    lease: terms.lessor.lease(),
-                    open,
-                };
+                let accepted =
+                    Accepted { stream, peer, security, settings: Arc::clone(&settings), conduct, lease, open };
                 let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.inboxes.len();
                 // A worker that is gone has its inbox closed; the connection is then dropped, which closes it.
                 let _ = self.inboxes[turn].send(accepted);

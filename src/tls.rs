@@ -9,12 +9,13 @@ use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{ClientConfig, ProtocolVersion, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
@@ -202,7 +203,10 @@ pub struct ClientTlsSettings {
 
 /// Takes handshakes.
 #[derive(Clone)]
-pub struct ServerTls(TlsAcceptor);
+pub struct ServerTls {
+    acceptor: TlsAcceptor,
+    clients: Arc<dyn ClientCertVerifier>,
+}
 
 /// What a client and this side agreed on.
 pub struct Accepted<S> {
@@ -212,6 +216,10 @@ pub struct Accepted<S> {
     pub protocol: Protocol,
     /// The client's certificate, where it showed one: it is good.
     pub certificate: Option<Arc<PeerCertificate>>,
+    /// The same one, with those that lead to its root.
+    pub certificates: Arc<[CertificateDer<'static>]>,
+    /// Whether TLS 1.3 is spoken.
+    pub is_tls13: bool,
 }
 
 impl ServerTls {
@@ -232,24 +240,37 @@ impl ServerTls {
             ClientAuth::Required(roots) => verifier(roots)?.build().map_err(|error| error.to_string())?,
         };
         let certificates = certificates::ByName::new(&settings.certificates)?;
-        let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(certificates));
+        let mut config =
+            builder.with_client_cert_verifier(Arc::clone(&verifier)).with_cert_resolver(Arc::new(certificates));
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.alpn().to_vec()).collect();
         if settings.clients != ClientAuth::Off {
             // A resumed session would bring back the certificate of its first handshake, believed or not by now.
             config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
             config.send_tls13_tickets = 0;
         }
-        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), clients: verifier })
+    }
+
+    /// Whether a client that showed these certificates, or none, would be let in now.
+    pub fn admits(&self, shown: &[CertificateDer<'_>]) -> bool {
+        match shown {
+            _ if !self.clients.offer_client_auth() => true,
+            [] => !self.clients.client_auth_mandatory(),
+            [own, others @ ..] => self.clients.verify_client_cert(own, others, UnixTime::now()).is_ok(),
+        }
     }
 
     /// Shakes hands. Whoever calls this bounds its time.
     pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<Accepted<S>> {
-        let stream = self.0.accept(stream).await?;
+        let stream = self.acceptor.accept(stream).await?;
         let (_, session) = stream.get_ref();
         let protocol = Protocol::agreed(session.alpn_protocol());
         let certificate = session.peer_certificates().and_then(<[_]>::first).map(PeerCertificate::read).transpose();
         let certificate = certificate.map_err(io::Error::other)?.map(Arc::new);
-        Ok(Accepted { stream, protocol, certificate })
+        let certificates = session.peer_certificates().unwrap_or_default();
+        let certificates = certificates.iter().map(|certificate| certificate.clone().into_owned()).collect();
+        let is_tls13 = session.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+        Ok(Accepted { stream, protocol, certificate, certificates, is_tls13 })
     }
 }
 

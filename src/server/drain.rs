@@ -1,11 +1,13 @@
 //! Tells connections that it is enough, and waits until they ended.
 //!
 //! hyper-util has the same for connections of hyper only; here a connection may be told by more than this: it is enough
-//! as well when the terms on which it was taken hold no more.
+//! as well when it would not be taken any more.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
+
+use super::terms::Lease;
 
 /// The one that tells.
 pub(super) struct Drain(watch::Sender<bool>);
@@ -27,33 +29,10 @@ impl Drain {
     }
 }
 
-/// Belongs to terms, and ends with them: dropped, it tells the connections that were taken on them.
-pub(super) struct Lessor(watch::Sender<()>);
-
-impl Lessor {
-    pub(super) fn new() -> Self {
-        Self(watch::Sender::new(()))
-    }
-
-    pub(super) fn lease(&self) -> Lease {
-        Lease(self.0.subscribe())
-    }
-}
-
-/// What a connection has of the terms on which it was taken.
-pub(super) struct Lease(watch::Receiver<()>);
-
-impl Lease {
-    async fn is_over(&mut self) {
-        // Nothing is ever sent: what comes is the end.
-        while self.0.changed().await.is_ok() {}
-    }
-}
-
 /// One that is told.
 pub(super) struct Watcher {
     drain: watch::Receiver<bool>,
-    lease: Lease,
+    pub(super) lease: Lease,
 }
 
 impl Watcher {
@@ -77,14 +56,24 @@ impl Watcher {
 mod tests {
     use std::future::poll_fn;
     use std::pin::pin;
+    use std::sync::Arc;
     use std::task::Poll;
 
+    use super::super::ListenerSettings;
+    use super::super::terms::Terms;
     use super::*;
+    use crate::admission::Trust;
+
+    fn terms(trust: Trust) -> Arc<Terms> {
+        let settings = ListenerSettings::plain(([127, 0, 0, 1], 1).into(), trust);
+        Arc::new(Terms::new(&settings, None).expect("cleartext"))
+    }
 
     #[tokio::test]
     async fn connections_are_told_once_and_waited_for() {
-        let (drain, lessor) = (Drain::new(), Lessor::new());
-        let (mut told, other) = (drain.watcher(lessor.lease()), drain.watcher(lessor.lease()));
+        let (drain, listener) = (Drain::new(), watch::Sender::new(terms(Trust::Trusted)));
+        let watcher = || drain.watcher(Lease::new(listener.subscribe()));
+        let (mut told, other) = (watcher(), watcher());
         let mut drained = pin!(drain.drained());
         let mut is_drained = async || poll_fn(|cx| Poll::Ready(drained.as_mut().poll(cx).is_ready())).await;
         assert!(!is_drained().await);
@@ -96,13 +85,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_are_told_when_their_terms_end() {
-        let drain = Drain::new();
-        let (ending, other) = (Lessor::new(), Lessor::new());
-        let (mut told, mut untold) = (drain.watcher(ending.lease()), drain.watcher(other.lease()));
-        drop(ending);
+    async fn connections_are_told_when_they_would_not_be_taken_any_more() {
+        let (drain, listener) = (Drain::new(), watch::Sender::new(terms(Trust::Trusted)));
+        let mut told = drain.watcher(Lease::new(listener.subscribe()));
+        {
+            let mut enough = pin!(told.enough());
+            let mut is_told = async || poll_fn(|cx| Poll::Ready(enough.as_mut().poll(cx).is_ready())).await;
+            assert!(!is_told().await);
+            listener.send_replace(terms(Trust::Trusted));
+            assert!(!is_told().await, "nothing changed");
+            listener.send_replace(terms(Trust::Untrusted));
+            assert!(is_told().await);
+        }
         told.enough().await;
-        let mut enough = pin!(untold.enough());
-        assert!(poll_fn(|cx| Poll::Ready(enough.as_mut().poll(cx).is_pending())).await);
+        let mut other = drain.watcher(Lease::new(listener.subscribe()));
+        drop(listener);
+        other.enough().await;
     }
 }

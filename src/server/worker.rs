@@ -12,9 +12,10 @@ use tokio::time::MissedTickBehavior;
 
 use super::connection::{Connection, Speaks};
 use super::cuts::Conduct;
-use super::drain::{Drain, Lease, Watcher};
+use super::drain::{Drain, Watcher};
 use super::handshake::{self, Handshakes, Turns};
 use super::pulse::{Patience, Pulse, Ticks, beyond};
+use super::terms::Lease;
 use super::{OpenConnection, Phase, ServerSettings};
 use crate::admission::Peer;
 use crate::gateway::Gateway;
@@ -171,7 +172,7 @@ async fn serve_tls(
         accepted = handshake::shake(tls, stream, handshakes, turns, limit, &connection.telemetry) => accepted,
         () = watcher.enough() => return,
     };
-    if let Some(accepted) = accepted {
+    if let Some(accepted) = accepted.filter(|it| watcher.lease.shaken(Arc::clone(&it.certificates), it.is_tls13)) {
         connection.peer.certificate = accepted.certificate;
         let speaks = match accepted.protocol {
             Protocol::Http1 => Speaks::Http1,

@@ -85,6 +85,8 @@ async fn who_was_let_in_on_other_terms_is_let_go() {
     let handler = Handler::acting(vec![Act::Wait(gate.clone()), ok().into()]);
     let mut settings = leading_to(&handler);
     settings.listen.push(listener(elsewhere()));
+    // What closes the idle ones has told the other one, too.
+    settings.server.workers = 1;
     let gateway = Gateway::start(settings.clone()).await;
     let other = *gateway.running.data_addresses().last().expect("there are two");
     let (mut busy, idle, silent) = (gateway.connect().await, gateway.connect().await, gateway.connect().await);

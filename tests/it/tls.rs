@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nexus_gateway::config::Settings;
 use nexus_gateway::server::ServerSettings;
-use nexus_gateway::tls::{ClientAuth, ServerTlsSettings};
+use nexus_gateway::tls::{ClientAuth, Roots, ServerTlsSettings};
 use rustls::ClientConfig;
 use rustls::version::{TLS12, TLS13};
 use rustls_pki_types::CertificateDer;
@@ -172,8 +172,15 @@ async fn certificates_change_under_open_connections() {
 
     gateway.running.apply(settings(&new_server, &old)).await.expect("it can be applied");
     assert_eq!(open.call(&start("pay")).await.unwrap().status(), 200, "a new certificate ends no connection");
+    let both = Roots::read(&format!("{}{}", old.pem, new.pem)).expect("two authorities");
+    let both = over_tls(leading_to(&handler), server_tls(&[&new_server], ClientAuth::Required(both)));
+    gateway.running.apply(both).await.expect("it can be applied");
+    assert_eq!(open.call(&start("pay")).await.unwrap().status(), 200, "it is still believed");
+    let mut moved = TlsCaller::connect(address, HOST, &from_new).await.unwrap();
+    assert_eq!(moved.call(&start("pay")).await.unwrap().status(), 200);
     gateway.running.apply(settings(&new_server, &new)).await.expect("it can be applied");
     assert_eq!(gateway.data(), address, "the socket stays");
+    assert_eq!(moved.call(&start("pay")).await.unwrap().status(), 200, "what it showed is still believed");
     // It was let in by what is not believed any more. What comes at that moment is answered, and is the last.
     let last = open.call(&start("pay")).await;
     assert!(last.is_none_or(|answer| answer.header("connection") == Some("close")));

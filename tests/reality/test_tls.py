@@ -142,7 +142,8 @@ async def test_certificates_change_under_load_and_no_request_fails(
             assert await asyncio.to_thread(serial, gateway, authority.ca) == own.serial
             await client.until_sent()
 
-        # Another authority: first both are believed, then what is shown changes, then the old one goes.
+        # Another authority: first both are believed, then what is shown changes, then the old one goes, and with it those
+        # whose certificate it issued: clients have got another one, and connections with it, before.
         new = Authority("another authority")
         both = authority.ca.read_text() + new.ca.read_text()
         before = await reloads(gateway, "applied")
@@ -151,6 +152,7 @@ async def test_certificates_change_under_load_and_no_request_fails(
         trusting = new.trusted(new.issue("orders"))
         trusting.load_verify_locations(authority.ca)
         contexts.append(trusting)
+        client.renew()
         await client.until_sent()
         before = await reloads(gateway, "applied")
         files.replace(ca_crt=new.ca, **files.pair(new.issue("gateway")))

@@ -49,6 +49,7 @@ class Polite:
         self._senders = [False] * kept + [True] * fresh
         self._tasks: list[asyncio.Task[None]] = []
         self._open: dict[int, float] = {}
+        self._renewed = 0
 
     async def __aenter__(self) -> Polite:
         self._tasks = [asyncio.create_task(self._send(*sender)) for sender in enumerate(self._senders)]
@@ -65,6 +66,10 @@ class Polite:
     def failures(self) -> list[str]:
         return [answer.failed for answer in self.answers if answer.failed]
 
+    def renew(self) -> None:
+        """From now on kept connections are new ones, as those of a client that has got another certificate."""
+        self._renewed += 1
+
     async def until_sent(self, more: int = 50) -> None:
         """Waits until so many more requests were sent over new connections, and answered."""
         since, count = time.monotonic(), 0
@@ -80,9 +85,12 @@ class Polite:
 
     async def _send(self, sender: int, fresh: bool) -> None:
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        next_one = time.monotonic()
+        next_one, renewed = time.monotonic(), self._renewed
         while True:
-            sent = time.monotonic()
+            if streams and renewed != self._renewed:
+                streams[1].transport.abort()
+                streams = None
+            sent, renewed = time.monotonic(), self._renewed
             failed, closing = "", fresh
             self._open[sender] = sent
             try:
