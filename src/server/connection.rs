@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,6 +33,9 @@ use crate::telemetry::Telemetry;
 
 /// How many headers hyper takes by itself.
 const HEADERS: usize = 100;
+/// Bytes of a large answer after which others on the thread have their turn: with many of them at once the small ones would
+/// wait for all.
+const AT_ONCE: usize = 64 << 10;
 /// How far hyper's own bounds lie beyond those of the guard before it.
 const MARGIN: usize = 16 << 10;
 
@@ -110,7 +113,7 @@ impl Connection {
                 if is_last {
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<_, Infallible>(answer.map(|body| Answering { body, _beat: beat }))
+                Ok::<_, Infallible>(answer.map(|body| Answering { body, passed: 0, _beat: beat }))
             }
         });
         // Timers are the reaper's, see `pulse`; bounds are the guard's, and hyper's lie a little beyond. As much as is read
@@ -188,9 +191,11 @@ async fn until_done<C: Future<Output = hyper::Result<()>>>(
     }
 }
 
-/// An answer's body; its connection is busy as long as it lives.
+/// An answer's body; its connection is busy as long as it lives. Others on the thread have their turn between its parts.
 struct Answering<B> {
     body: B,
+    /// Bytes that were passed on in this turn.
+    passed: usize,
     _beat: Beat,
 }
 
@@ -199,7 +204,16 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Answering<B> {
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        if self.passed >= AT_ONCE {
+            self.passed = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame {
+            self.passed += frame.data_ref().map_or(0, Bytes::len);
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -233,7 +247,7 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Pieces<B> {
             progress.taken();
         }
         if self.rest.is_empty() {
-            match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => self.rest = data,
                     Err(other) => return Poll::Ready(Some(Ok(other))),
@@ -252,5 +266,34 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Pieces<B> {
     fn size_hint(&self) -> SizeHint {
         let rest = self.rest.len() as u64;
         self.body.size_hint().exact().map_or_else(SizeHint::default, |more| SizeHint::with_exact(rest + more))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::super::pulse::Ticks;
+    use super::*;
+
+    /// A body that always has more.
+    struct Endless;
+
+    impl HttpBody for Endless {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[0; AT_ONCE / 2])))))
+        }
+    }
+
+    #[test]
+    fn a_large_answer_lets_others_have_their_turn() {
+        let beat = Beat::begin(&Arc::new(Pulse::new(&Arc::new(Ticks::default()))));
+        let mut answer = Answering { body: Endless, passed: 0, _beat: beat };
+        let mut cx = Context::from_waker(Waker::noop());
+        let parts = (0..6).map(|_| Pin::new(&mut answer).poll_frame(&mut cx).is_ready());
+        assert_eq!(parts.collect::<Vec<_>>(), [true, true, false, true, true, false]);
     }
 }
