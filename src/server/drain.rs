@@ -49,6 +49,10 @@ impl Watcher {
     pub(super) async fn is_late(&mut self, grace: Duration) {
         self.lease.is_over().await;
         tokio::time::sleep(grace).await;
+        if *self.drain.borrow() {
+            // Then all are cut together, and counted.
+            std::future::pending().await
+        }
     }
 }
 
