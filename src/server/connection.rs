@@ -284,7 +284,7 @@ mod tests {
         type Error = Infallible;
 
         fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[0; AT_ONCE / 2])))))
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from(vec![0; AT_ONCE / 2])))))
         }
     }
 

@@ -51,7 +51,7 @@ impl Watcher {
         tokio::time::sleep(grace).await;
         if *self.drain.borrow() {
             // Then all are cut together, and counted.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }
