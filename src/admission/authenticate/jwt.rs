@@ -244,7 +244,7 @@ impl Issuer {
         let Some(keeper) = self.keeper().filter(|_| checked == Checked::UnknownKey) else {
             return checked.into_result(before);
         };
-        let is_known = keeper.renew().await;
+        let is_known = keeper.renew(token.key.as_deref()).await;
         let keys = self.keys();
         let same = before.is_some_and(|before| keys.as_ref().is_some_and(|keys| keys.is(&before)));
         match if same { checked } else { checking.by(keys.as_ref(), token)? } {

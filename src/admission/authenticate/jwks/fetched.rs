@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
 use http::{StatusCode, Uri};
+use moka::sync::Cache;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{KeySet, MAX_SET};
+use crate::admission::authenticate::api_key::sha256;
 use crate::fetch::{Bounds, Fetcher, shown};
 use crate::secret::Secret;
 use crate::tls::ClientTlsSettings;
@@ -20,7 +22,11 @@ use crate::tls::ClientTlsSettings;
 const BOUNDS: Bounds = Bounds { bytes: MAX_SET, time: Duration::from_secs(10) };
 
 /// The least time between the beginnings of two fetches: tokens with made-up keys cost the issuer no more than that.
+/// Meanwhile nobody can tell a made-up key from one that was published since.
 const GAP: Duration = Duration::from_secs(10);
+
+/// Most names of keys that are remembered because they were not there.
+const MAX_MISSED: u64 = 1000;
 
 /// How long a request waits for a fetch at most.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -58,6 +64,8 @@ pub(in crate::admission::authenticate) struct Keeper {
     issuer: Arc<str>,
     settings: JwksUrl,
     shared: Arc<Shared>,
+    /// Since when keys are asked for that were not there, by the hash of their names.
+    missed: Cache<[u8; 32], Instant>,
     task: AbortHandle,
 }
 
@@ -91,7 +99,7 @@ impl Keeper {
             Arc::new(Shared { state: watch::Sender::new(state), ok: AtomicU64::new(0), failed: AtomicU64::new(0) });
         let (issuer, settings) = (Arc::clone(issuer), settings.clone());
         let task = tokio::spawn(keep(Arc::clone(&issuer), settings.clone(), Arc::clone(&shared))).abort_handle();
-        Arc::new(Self { issuer, settings, shared, task })
+        Arc::new(Self { issuer, settings, shared, missed: Cache::new(MAX_MISSED), task })
     }
 
     /// Whether it does what another one for these settings would do.
@@ -106,17 +114,24 @@ impl Keeper {
         state.good.as_ref().filter(|(_, asked)| young(asked)).map(|(set, _)| set.clone())
     }
 
-    /// Has the set fetched anew, unless that was done a moment ago, and waits for it. Whether it is known by then what the
-    /// issuer publishes.
-    pub(in crate::admission::authenticate) async fn renew(&self) -> bool {
+    /// Has the set fetched anew for a key of this name, unless that was done a moment ago, and waits for it. Whether it is
+    /// known by then that the issuer has no such key: what was fetched before may lack one that was published since.
+    pub(in crate::admission::authenticate) async fn renew(&self, key: Option<&str>) -> bool {
+        let missed = key.map(|key| self.missed.get_with(sha256(key.as_bytes()), Instant::now));
+        let mut comes = false;
         self.shared.state.send_if_modified(|state| {
             let due = state.progress != Progress::Fetching && state.began.elapsed() >= GAP;
             if due {
                 (state.progress, state.began) = (Progress::Fetching, Instant::now());
             }
+            comes = state.progress == Progress::Fetching;
             due
         });
         let mut state = self.shared.state.subscribe();
+        if !comes {
+            let state = state.borrow();
+            return state.progress == Progress::Fetched && missed.is_some_and(|since| since < state.began);
+        }
         let ended = state.wait_for(|state| state.progress != Progress::Fetching);
         matches!(timeout(PATIENCE, ended).await, Ok(Ok(state)) if state.progress == Progress::Fetched)
     }

@@ -46,7 +46,7 @@ async fn a_set_is_fetched_and_fetched_again() {
     let (first, second) = (set("one"), set("two"));
     let server = Server::start(says("200 OK", &first)).await;
     let keeper = begin(&settings(&server));
-    assert!(keeper.renew().await, "the first fetch is waited for");
+    assert!(keeper.renew(None).await, "the first fetch is waited for");
     assert_eq!(keeper.current(), KeySet::read(&first).ok());
     let head = server.requests()[0].to_lowercase();
     assert!(head.starts_with("get /jwks.json http/1.1") && head.contains("authorization: bearer planted"), "{head}");
@@ -68,11 +68,15 @@ async fn a_key_that_is_not_there_is_looked_for_once_in_a_while() {
     let keeper = begin(&settings(&server));
     fetched(&keeper, 1).await;
     server.answer(says("200 OK", &second));
-    assert!(keeper.renew().await && keeper.renew().await, "it was fetched a moment ago");
+    for key in [None, Some("two"), Some("two")] {
+        assert!(!keeper.renew(key).await, "what was fetched a moment ago may be of before");
+    }
     assert_eq!((server.requests().len(), keeper.current()), (1, KeySet::read(&first).ok()));
     later(11 * SECOND).await;
-    let all: Vec<_> =
-        (0..20).map(|_| Arc::clone(&keeper)).map(|keeper| tokio::spawn(async move { keeper.renew().await })).collect();
+    let all: Vec<_> = (0..20)
+        .map(|_| Arc::clone(&keeper))
+        .map(|keeper| tokio::spawn(async move { keeper.renew(None).await }))
+        .collect();
     for one in all {
         assert!(one.await.unwrap());
     }
@@ -81,6 +85,9 @@ async fn a_key_that_is_not_there_is_looked_for_once_in_a_while() {
         (2, KeySet::read(&second).ok()),
         "all wait for the same fetch"
     );
+    assert!(keeper.renew(Some("two")).await, "it was asked for before that fetch");
+    assert!(!keeper.renew(Some("three")).await && !keeper.renew(None).await, "these may be there since");
+    assert_eq!(server.requests().len(), 2);
 }
 
 #[tokio::test]
@@ -91,7 +98,7 @@ async fn a_key_that_is_looked_for_when_a_fetch_is_due_anyway_costs_one_fetch() {
     for round in 1..=20 {
         tokio::time::pause();
         tokio::time::advance(Duration::from_secs(301)).await;
-        let mut renewed = Box::pin(keeper.renew());
+        let mut renewed = Box::pin(keeper.renew(None));
         let waits = poll_fn(|context| Poll::Ready(renewed.as_mut().poll(context).is_pending())).await;
         assert!(waits);
         tokio::time::resume();
@@ -124,7 +131,7 @@ async fn the_last_good_set_holds_whatever_its_server_says_until_it_is_too_old() 
         let status = fetched(&keeper, 1 + count).await;
         assert_eq!((status.ok, status.failed), (1, count), "{answer:?}");
         assert_eq!(keeper.current(), KeySet::read(&good).ok());
-        assert!(!keeper.renew().await, "what the issuer publishes is not known");
+        assert!(!keeper.renew(None).await, "what the issuer publishes is not known");
     }
     assert_eq!(server.requests().len(), 8, "no redirect was followed");
     later(3600 * SECOND).await;
@@ -141,7 +148,7 @@ async fn nobody_waits_long_for_a_server_that_is_silent() {
     let server = Server::start(None).await;
     let keeper = begin(&settings(&server));
     let began = Instant::now();
-    assert!(!keeper.renew().await);
+    assert!(!keeper.renew(None).await);
     assert_eq!(began.elapsed(), PATIENCE);
     assert_eq!(keeper.current(), None);
 }
@@ -156,7 +163,7 @@ async fn the_last_good_set_holds_while_its_server_is_slow() {
     later(301 * SECOND).await;
     server.wait_for(2).await;
     tokio::time::pause();
-    assert!(!keeper.renew().await);
+    assert!(!keeper.renew(None).await);
     tokio::time::resume();
     assert_eq!(keeper.current(), KeySet::read(&good).ok());
     let next = set("two");
@@ -174,7 +181,7 @@ async fn a_server_that_is_not_there_fails_at_once() {
     drop(listener);
     let settings = JwksUrl { url, ..settings(&Server::start(None).await) };
     let keeper = begin(&settings);
-    assert!(!keeper.renew().await);
+    assert!(!keeper.renew(None).await);
     let status = keeper.status();
     assert_eq!((status.ok, status.failed, status.age), (0, 1, None));
 }
