@@ -7,6 +7,7 @@ use std::sync::Arc;
 use nexus_gateway::park::postgres::PostgresStore;
 use nexus_gateway::park::store::{Id, New, Owner, Store, Which, Write, Written};
 use nexus_gateway::resilience::park::ParkReason;
+use nexus_gateway::tls::ClientTlsSettings;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -27,7 +28,7 @@ async fn main() {
 }
 
 async fn open(url: &str) -> Arc<dyn Store> {
-    Arc::new(PostgresStore::open(url).await.expect("it opens"))
+    Arc::new(PostgresStore::open(url, &ClientTlsSettings::default()).await.expect("it opens"))
 }
 
 fn new(number: u64) -> New {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use tokio::runtime::Handle;
 
-use crate::resilience::rate_limit::{Scope, StoreSettings};
+use crate::resilience::rate_limit::Scope;
 use crate::resilience::{BreakerSettings, ConcurrencySettings, RateLimitSettings};
 
 pub mod breaker;
@@ -31,7 +31,7 @@ pub use caller::CallerKey;
 pub use concurrency::Concurrency;
 pub use keyed::{Key, Keyed};
 pub use rate_limit::RateLimit;
-pub use shared::Shared;
+pub use shared::{Shared, StoreSettings};
 pub use steering::{Steer, Steered};
 
 use bytes::Held;
@@ -141,7 +141,7 @@ impl Gates {
     }
 
     fn open_store(&self, settings: &StoreSettings) -> Option<Arc<Store>> {
-        match Shared::new(settings.url.reveal(), settings.timeout, self.runtime.clone()) {
+        match Shared::new(settings, self.runtime.clone()) {
             Ok(shared) => Some(Arc::new(Store { settings: settings.clone(), shared: Arc::new(shared) })),
             Err(error) => {
                 // The configuration was checked by the same parser.

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::resilience::park::ParkSettings;
 use crate::resilience::rate_limit::StoreUrl;
+use crate::tls::ClientTlsSettings;
 
 mod clock;
 mod commit;
@@ -65,6 +66,8 @@ const LAST_REMOVALS: Duration = Duration::from_secs(2);
 pub struct ParkingSettings {
     /// Where.
     pub store: StoreAt,
+    /// How a database is met over TLS.
+    pub tls: ClientTlsSettings,
     /// Operations that are parked at a time, besides those that their target runs.
     pub max: usize,
     /// Bytes of what is kept of all operations at a time.
@@ -82,7 +85,7 @@ pub enum StoreAt {
 
 impl Default for ParkingSettings {
     fn default() -> Self {
-        Self { store: StoreAt::Embedded, max: 1_000_000, max_bytes: 4 << 30 }
+        Self { store: StoreAt::Embedded, tls: ClientTlsSettings::default(), max: 1_000_000, max_bytes: 4 << 30 }
     }
 }
 

@@ -12,11 +12,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::runtime::Handle;
 
 use crate::credentials::{Outward, Purse, SignerSettings, Wallet};
-use crate::gates::{CallerKey, Gates};
+use crate::gates::{CallerKey, Gates, StoreSettings};
 use crate::nexus::BaseUrl;
 use crate::nexus::path::decode;
 use crate::registry::{CONFIGURATION, ClusterSettings, Conflict, Entry, Snapshot, Target};
-use crate::resilience::rate_limit::StoreSettings;
 use crate::telemetry::{EndpointMetrics, OperationMetrics, Telemetry};
 use crate::tls::ClientTlsSettings;
 use crate::upstream::{Connect, Probe, Tcp, Upstream, UpstreamSettings};

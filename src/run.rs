@@ -439,6 +439,7 @@ fn warn_of_restart(before: &Settings, now: &Settings) {
         ("server.workers", before.server.workers != now.server.workers),
         ("state.directory", before.state != now.state),
         ("park.store", before.parking.store != now.parking.store),
+        ("park.tls", before.parking.tls != now.parking.tls),
         ("log.format", before.log.format != now.log.format),
     ];
     for (setting, differs) in differ {

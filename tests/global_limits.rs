@@ -1,18 +1,25 @@
 //! Global rate limits on a real Redis server: three gateways' limits, each with a connection of its own.
 
 use std::num::NonZeroU32;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use nexus_gateway::gates::rate_limit::Why;
-use nexus_gateway::gates::{RateLimit, Shared};
-use nexus_gateway::resilience::rate_limit::{OnFailure, Rate, Scope};
+use nexus_gateway::gates::{RateLimit, Shared, StoreSettings};
+use nexus_gateway::resilience::rate_limit::{OnFailure, Rate, Scope, StoreUrl};
 use nexus_gateway::resilience::{Per, RateLimitSettings};
+use nexus_gateway::tls::{ClientTlsSettings, KeyPair, Roots};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
+
+#[path = "support/certificates.rs"]
+mod certificates;
+
+use certificates::{Authority, For, Issued};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -21,23 +28,42 @@ const SECOND: Duration = Duration::from_secs(1);
 struct Redis {
     port: u16,
     process: Option<Child>,
+    /// What it is started with besides.
+    more: Vec<String>,
 }
 
 impl Redis {
     async fn start() -> Self {
+        Self::start_with(|port| vec!["--port".into(), port.to_string()]).await
+    }
+
+    /// One that speaks TLS only, and that with those who show a certificate of `authority`.
+    async fn start_with_tls(folder: &Path, authority: &Authority, own: &Issued) -> Self {
+        let file = |name: &str, text: &str| {
+            let path = folder.join(name);
+            std::fs::write(&path, text).expect("a file can be written");
+            path.display().to_string()
+        };
+        let files = [("ca-cert", &authority.pem), ("cert", &own.chain), ("key", &own.key)];
+        let files = files.map(|(name, text)| [format!("--tls-{name}-file"), file(name, text)]).concat();
+        let ports = |port: u16| ["--port".into(), "0".into(), "--tls-port".into(), port.to_string()];
+        Self::start_with(|port| [&ports(port)[..], &files].concat()).await
+    }
+
+    async fn start_with(more: impl FnOnce(u16) -> Vec<String>) -> Self {
         Log::keep();
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = free.local_addr().expect("an address").port();
         drop(free);
-        let mut redis = Self { port, process: None };
+        let mut redis = Self { port, process: None, more: more(port) };
         redis.start_again().await;
         redis
     }
 
     async fn start_again(&mut self) {
-        let port = self.port.to_string();
         let process = Command::new("redis-server")
-            .args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(&self.more)
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server, of the Debian package redis-server, has to be installed for this test");
@@ -63,10 +89,15 @@ impl Redis {
 
     /// A store that may take `timeout`: long where a busy machine must not look like a failure.
     async fn store_with(&self, timeout: Duration) -> Arc<Shared> {
-        let url = format!("redis://127.0.0.1:{}", self.port);
-        let store = Arc::new(Shared::new(&url, timeout, Handle::current()).expect("an address"));
+        let store = self.shared("redis://127.0.0.1", ClientTlsSettings::default(), timeout);
         until(|| store.status().up).await;
         store
+    }
+
+    /// The store as it is met at `base`, which lacks the port.
+    fn shared(&self, base: &str, tls: ClientTlsSettings, timeout: Duration) -> Arc<Shared> {
+        let url = StoreUrl::new(format!("{base}:{}", self.port));
+        Arc::new(Shared::new(&StoreSettings { url, tls, timeout }, Handle::current()).expect("an address"))
     }
 
     fn query(&self, command: &[&str]) -> String {
@@ -296,7 +327,7 @@ impl Log {
     /// The lines about the store at this port.
     fn of(port: u16) -> Vec<String> {
         let logged = LOGGED.lock().expect("no panic");
-        let name = format!("127.0.0.1:{port}");
+        let name = format!(":{port}\"");
         String::from_utf8_lossy(&logged).lines().filter(|line| line.contains(&name)).map(str::to_owned).collect()
     }
 }
@@ -346,4 +377,44 @@ async fn a_server_that_only_answers_pings_is_down_until_it_can_decide() {
     assert_eq!(store.status().errors, 1);
     redis.query(&["CONFIG", "SET", "maxmemory", "0"]);
     until(|| store.status().up).await;
+}
+
+#[tokio::test]
+async fn a_server_is_met_over_tls_where_its_certificate_is_right_and_nowhere_else() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let authority = Authority::new("authority");
+    let own = authority.issue(For { hosts: &["localhost", "redis.test"], ..For::default() });
+    let client = authority.issue(For { common_name: "gateway", ..For::default() });
+    let redis = Redis::start_with_tls(folder.path(), &authority, &own).await;
+    let certificate = Some(KeyPair::read(&client.chain, &client.key).expect("they fit"));
+    let believing = |pem: &str| ClientTlsSettings {
+        roots: Some(Roots::read(pem).expect("an authority")),
+        certificate: certificate.clone(),
+        ..ClientTlsSettings::default()
+    };
+    let right = believing(&authority.pem);
+    let named = ClientTlsSettings { server_name: Some("redis.test".into()), ..right.clone() };
+    for (base, tls) in [("rediss://localhost", &right), ("rediss://127.0.0.1", &named)] {
+        let store = redis.shared(base, tls.clone(), SECOND);
+        until(|| store.status().up).await;
+        let limit = RateLimit::global(settings(1000, 1000, SECOND), base.into(), Arc::clone(&store));
+        limit.admit(Instant::now() + SECOND).await.expect("a turn");
+        assert_eq!((store.status().decisions, store.status().errors), (1, 0), "{base}");
+    }
+
+    let wrong = [
+        ("rediss://localhost", ClientTlsSettings::default(), "UnknownIssuer"),
+        ("rediss://localhost", believing(&Authority::new("another").pem), "UnknownIssuer"),
+        // Its certificate is for names only.
+        ("rediss://127.0.0.1", right.clone(), "not valid for name"),
+        ("rediss://localhost", ClientTlsSettings { certificate: None, ..right }, "CertificateRequired"),
+        ("redis://localhost", ClientTlsSettings::default(), ""),
+    ];
+    for (base, tls, why) in wrong {
+        let before = Log::of(redis.port).len();
+        let store = redis.shared(base, tls, SECOND);
+        until(|| Log::of(redis.port).len() > before).await;
+        let logged = Log::of(redis.port).split_off(before).concat();
+        assert!(!store.status().up && logged.contains(why), "{base}: {why} is not in {logged}");
+    }
 }

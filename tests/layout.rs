@@ -72,7 +72,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
     ("telemetry", &["body", "nexus", "resilience", "response"]),
     ("response", &["body", "credentials", "nexus", "upstream"]),
     ("callback", &["admission", "body", "credentials", "nexus", "tls", "upstream"]),
-    ("park", &["resilience"]),
+    ("park", &["resilience", "tls"]),
     ("upstream", &["credentials", "nexus", "resilience", "tls"]),
     ("registry", &["credentials", "fetch", "nexus"]),
     ("fetch", &["tls"]),
@@ -81,7 +81,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
     ("admission", &["fetch", "secret", "tls"]),
     ("tls", &[]),
     ("body", &[]),
-    ("gates", &["resilience"]),
+    ("gates", &["resilience", "tls"]),
     // Pure: functions of their arguments.
     ("nexus", &[]),
     ("resilience", &[]),

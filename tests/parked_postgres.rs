@@ -8,14 +8,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use nexus_gateway::park::postgres::PostgresStore;
 use nexus_gateway::park::store::{Id, New, Next, Owner, Row, Store, StoreError, Which, Write, Written};
+use nexus_gateway::tls::{ClientTlsSettings, Roots};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+#[path = "support/certificates.rs"]
+mod certificates;
 #[path = "support/postgres.rs"]
 mod postgres;
 #[path = "support/store_suite.rs"]
 mod store_suite;
 
+use certificates::{Authority, For};
 use postgres::{PASSWORD, Postgres};
 use store_suite::{NOW, Place, US, park, start};
 
@@ -43,11 +47,15 @@ impl Place for Shared {
 store_suite!(empty);
 
 async fn open(url: &str) -> Arc<dyn Store> {
-    Arc::new(PostgresStore::open(url).await.expect("it opens"))
+    Arc::new(PostgresStore::open(url, &ClientTlsSettings::default()).await.expect("it opens"))
 }
 
 async fn refused(url: &str) -> String {
-    let result = timeout(BOUND, PostgresStore::open(url)).await.expect("an answer in bounded time");
+    refused_by(url, &ClientTlsSettings::default()).await
+}
+
+async fn refused_by(url: &str, tls: &ClientTlsSettings) -> String {
+    let result = timeout(BOUND, PostgresStore::open(url, tls)).await.expect("an answer in bounded time");
     let message = result.err().expect("it does not open").to_string();
     assert!(!message.contains(PASSWORD) && !message.contains(url), "{message}");
     message
@@ -327,4 +335,42 @@ async fn a_call_that_is_given_up_leaves_nothing_half_done() {
         }
         assert!(there == 0 || there == 10, "{there} of a batch");
     }
+}
+
+#[tokio::test]
+async fn a_server_is_met_over_tls_where_its_certificate_is_right_and_nowhere_else() {
+    let authority = Authority::new("authority");
+    let own = authority.issue(For { hosts: &["127.0.0.1"], ..For::default() });
+    let postgres = Postgres::start_with_tls(&own.chain, &own.key).await;
+    let url = format!("{}?sslmode=verify-full", postgres.url());
+    let believing = |pem: &str| {
+        let roots = Some(Roots::read(pem).expect("an authority"));
+        ClientTlsSettings { roots, ..ClientTlsSettings::default() }
+    };
+    let right = believing(&authority.pem);
+    let store = PostgresStore::open(&url, &right).await.expect("it opens");
+    store.write(vec![Write::Park(numbered(1))]).await.expect("it keeps");
+    postgres
+        .run(
+            &postgres.url(),
+            "DO $$ BEGIN
+                ASSERT (SELECT bool_and(ssl) AND count(*) > 0 FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)
+                    WHERE application_name = 'nexus-gateway'), 'a connection is in the clear, or there is none';
+            END $$",
+        )
+        .await;
+
+    let renamed = ClientTlsSettings { server_name: Some("db.test".into()), ..right.clone() };
+    for (tls, why) in [
+        (&ClientTlsSettings::default(), "UnknownIssuer"),
+        (&believing(&Authority::new("another").pem), "UnknownIssuer"),
+        (&renamed, "not valid for name"),
+    ] {
+        let message = refused_by(&url, tls).await;
+        assert!(message.contains(why), "{message}");
+    }
+    // What speaks no TLS is not spoken to without.
+    let plain = Postgres::start().await;
+    let message = refused_by(&format!("{}?sslmode=verify-full", plain.url()), &right).await;
+    assert!(message.contains("TLS"), "{message}");
 }

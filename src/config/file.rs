@@ -274,9 +274,11 @@ pub(super) struct Upstream {
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Redis {
-    /// `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`; one with a password is best written as `${env:NAME}` or
-    /// `${file:/path}`. Mandatory.
+    /// `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`, or `rediss://` for TLS; one with a password is best written as
+    /// `${env:NAME}` or `${file:/path}`. Mandatory.
     pub(super) url: Option<Checked<Store>>,
+    /// How it is met where its URL is `rediss://`.
+    pub(super) tls: Option<ClientTls>,
     /// Longest time for one decision, 1ms to 10s; after it `on_failure` holds. Default: 50ms.
     pub(super) timeout: Option<Checked<Time<1, { 10 * SECOND }>>>,
 }

@@ -1,16 +1,13 @@
 //! The file and the flags turned into settings; checks what is mandatory and what has to fit together.
 
-use std::time::Duration;
-
 use super::expand::Environment;
-use super::file::{self, File, Log, LogFormat, Redis, Upstream};
+use super::file::{self, File, Log, LogFormat, Upstream};
 use super::inputs::Inputs;
 use super::problem::Problem;
 use super::report::Report;
 use super::tree::Node;
 use super::{Overrides, Settings, state};
 use crate::park::StoreAt;
-use crate::resilience::rate_limit::StoreSettings;
 use crate::route::{PolicyRule, Selector, TokenRule};
 use crate::telemetry::{self, LogSettings};
 use crate::upstream::UpstreamSettings;
@@ -23,6 +20,7 @@ mod callbacks;
 mod outward;
 mod park;
 mod policies;
+mod redis;
 mod server;
 mod targets;
 mod tls;
@@ -67,7 +65,7 @@ pub(super) fn build(
         .clone()
         .or_else(|| Some(file.state?.directory?.0))
         .or_else(|| state::default_directory(environment));
-    let parking = park::build(file.park);
+    let parking = park::build(file.park, &mut report);
     park::refuse_shared_without_keys(&parking, has_keys, &mut report);
     policies::refuse_park_direct(&policies, can_relay, &mut report);
     let is_unknown = report.is_known_bad("clusters") || report.is_known_bad("callbacks");
@@ -96,7 +94,7 @@ pub(super) fn build(
         policies,
         callbacks,
         upstream: upstream(file.upstream.unwrap_or_default()),
-        redis: file.redis.and_then(|redis| store(redis, &mut report)),
+        redis: file.redis.and_then(|file| redis::build(file, &mut report)),
         parking,
         state,
         log: log(file.log.unwrap_or_default()),
@@ -136,14 +134,6 @@ fn upstream(file: Upstream) -> UpstreamSettings {
 /// The bounds of every count that goes through here lie far below.
 fn narrow(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
-}
-
-fn store(file: Redis, report: &mut Report<'_>) -> Option<StoreSettings> {
-    if file.url.is_none() {
-        report.add("redis", "has no URL; write `url: redis://HOST:PORT`");
-    }
-    let timeout = file.timeout.map_or(Duration::from_millis(50), |value| value.0);
-    Some(StoreSettings { url: file.url?.0, timeout })
 }
 
 fn log(file: Log) -> LogSettings {

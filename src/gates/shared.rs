@@ -9,12 +9,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisError, Script};
+use redis::{AsyncConnectionConfig, Client, ConnectionAddr, RedisError, Script};
+use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
+
+use crate::resilience::rate_limit::StoreUrl;
+use crate::tls::{ClientTls, ClientTlsSettings};
 
 /// How long the store is left alone after a failure before it is tried again; the next trials have the same distance.
 pub const RETRY: Duration = Duration::from_millis(500);
@@ -30,6 +34,17 @@ const PREFIX: &str = "nexus-gateway:limit:";
 /// Keys of a bucket longer than this end in a hash, in bytes.
 const MAX_KEY: usize = 128;
 
+/// The store of limits that several gateways share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// Where it is: `redis://`, or `rediss://` over TLS.
+    pub url: StoreUrl,
+    /// How it is met over TLS.
+    pub tls: ClientTlsSettings,
+    /// Longest time for one decision of the store.
+    pub timeout: Duration,
+}
+
 /// A Redis or Valkey server, shared by all limits of the process.
 pub struct Shared {
     store: Arc<Store>,
@@ -38,7 +53,7 @@ pub struct Shared {
 
 /// The address of a store is not one.
 #[derive(Debug, thiserror::Error)]
-#[error("not the address of a Redis or Valkey server (redis://[user:password@]host[:port][/database])")]
+#[error("not the address of a Redis or Valkey server (redis[s]://[user:password@]host[:port][/database])")]
 pub struct BadUrl;
 
 /// How the store does.
@@ -53,10 +68,10 @@ pub struct StoreStatus {
 }
 
 impl Shared {
-    /// Uses the server at `url`, with `timeout` for each decision, by tasks on `handle`. Neither waits for the server
-    /// nor fails where it is away.
-    pub fn new(url: &str, timeout: Duration, handle: Handle) -> Result<Self, BadUrl> {
-        let client = Client::open(url).map_err(|_| BadUrl)?;
+    /// Uses the server of these settings by tasks on `handle`. Neither waits for the server nor fails where it is away.
+    pub fn new(settings: &StoreSettings, handle: Handle) -> Result<Self, BadUrl> {
+        let (client, secure) = client(settings.url.reveal())?;
+        let tls = secure.then(|| ClientTls::new(&settings.tls, &[]));
         let store = Arc::new(Store {
             // The address alone: the whole URL may hold a password.
             name: client.get_connection_info().addr().to_string(),
@@ -65,8 +80,9 @@ impl Shared {
             down: AtomicBool::new(false),
             decisions: AtomicU64::new(0),
             errors: AtomicU64::new(0),
-            timeout,
+            timeout: settings.timeout,
             handle,
+            tls,
         });
         let supervisor = store.handle.spawn(Arc::clone(&store).supervise(client));
         Ok(Self { store, supervisor })
@@ -90,6 +106,29 @@ impl Drop for Shared {
     fn drop(&mut self) {
         self.supervisor.abort();
     }
+}
+
+/// Whether `url` is one of a server, as `Shared` takes it.
+pub fn check(url: &str) -> Result<(), BadUrl> {
+    client(url).map(drop)
+}
+
+/// Whether the server at `url`, which was checked, is met over TLS.
+pub fn is_over_tls(url: &StoreUrl) -> bool {
+    client(url.reveal()).is_ok_and(|(_, secure)| secure)
+}
+
+/// A client of the server at `url`, and whether it is met over TLS: what the client knows of that is left out.
+fn client(url: &str) -> Result<(Client, bool), BadUrl> {
+    let (scheme, rest) = url.split_once("://").ok_or(BadUrl)?;
+    let secure = match scheme.to_ascii_lowercase().as_str() {
+        "redis" => false,
+        // The fragment is where clients are told to believe everybody.
+        "rediss" if !rest.contains('#') => true,
+        _ => return Err(BadUrl),
+    };
+    let client = Client::open(format!("redis://{rest}")).map_err(|_| BadUrl)?;
+    Ok((client, secure))
 }
 
 /// The name of a bucket in the store: bounded, and the same in every gateway.
@@ -141,6 +180,8 @@ pub(super) struct Store {
     errors: AtomicU64,
     timeout: Duration,
     handle: Handle,
+    /// Over TLS, or why that cannot be spoken; none in cleartext.
+    tls: Option<Result<ClientTls, String>>,
 }
 
 /// The connection, with a number that tells it from later ones.
@@ -255,7 +296,7 @@ impl Store {
                         return;
                     }
                 }
-                Ok(Err(error)) => self.tried_in_vain(&error.to_string()),
+                Ok(Err(why)) => self.tried_in_vain(&why),
                 Err(_) => self.tried_in_vain("no connection in time"),
             }
             sleep(RETRY).await;
@@ -268,16 +309,42 @@ impl Store {
     }
 
     /// A connection that a decision was made on: one that only answers is not enough.
-    async fn connect(&self, client: &Client) -> Result<MultiplexedConnection, RedisError> {
+    async fn connect(&self, client: &Client) -> Result<MultiplexedConnection, String> {
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut connection = match &self.tls {
+            None => client.get_multiplexed_async_connection_with_config(&config).await.map_err(text)?,
+            Some(tls) => self.connect_over(tls.as_ref()?, client, config).await?,
+        };
         let bucket = format!("{PREFIX}~trial");
         let none = Duration::ZERO;
         let interval = Duration::from_micros(1);
         let ask = Ask { bucket: &bucket, interval, burst: 1, want: 1, ahead: none, furthest: none };
-        self.run(&mut connection, ask).await?;
+        self.run(&mut connection, ask).await.map_err(text)?;
         Ok(connection)
     }
+
+    async fn connect_over(
+        &self,
+        tls: &ClientTls,
+        client: &Client,
+        config: AsyncConnectionConfig,
+    ) -> Result<MultiplexedConnection, String> {
+        let info = client.get_connection_info();
+        let ConnectionAddr::Tcp(host, port) = info.addr() else { return Err("it has no host".into()) };
+        let stream = TcpStream::connect((&**host, *port)).await.map_err(text)?;
+        stream.set_nodelay(true).map_err(text)?;
+        let (stream, _) = tls.connect(host, stream).await.map_err(text)?;
+        let connected = MultiplexedConnection::new_with_config(info.redis_settings(), stream, config).await;
+        let (connection, driver) = connected.map_err(text)?;
+        // It ends with the connection.
+        self.handle.spawn(driver);
+        Ok(connection)
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn text(error: impl ToString) -> String {
+    error.to_string()
 }
 
 fn micros(time: Duration) -> f64 {
@@ -299,10 +366,16 @@ mod tests {
 
     #[tokio::test]
     async fn the_address_is_checked_and_never_shown_with_its_password() {
-        for bad in ["", "http://localhost", "redis://", "localhost:6379:1"] {
-            assert!(Shared::new(bad, TIMEOUT, Handle::current()).is_err(), "{bad}");
+        let shared = |url: &str| {
+            let (url, tls) = (StoreUrl::new(url), ClientTlsSettings::default());
+            Shared::new(&StoreSettings { url, tls, timeout: TIMEOUT }, Handle::current())
+        };
+        for bad in ["", "http://localhost", "redis://", "localhost:6379:1", "rediss://h#insecure", "rediss://"] {
+            assert!(shared(bad).is_err(), "{bad}");
         }
-        let shared = Shared::new("redis://me:secret@127.0.0.1:1/3", TIMEOUT, Handle::current()).unwrap();
-        assert_eq!(shared.store.name, "127.0.0.1:1");
+        for scheme in ["redis", "rediss", "RedisS"] {
+            let shared = shared(&format!("{scheme}://me:secret@127.0.0.1:1/3")).unwrap();
+            assert_eq!((&*shared.store.name, shared.store.tls.is_some()), ("127.0.0.1:1", scheme != "redis"));
+        }
     }
 }

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use tokio_postgres::types::ToSql;
 
 use super::store::{Count, Id, Owner, Row, Store, StoreError, Write, Written};
+use crate::tls::ClientTlsSettings;
 use connection::{Database, LONG, SHORT};
 use rows::{COLUMNS, get, row, state, text};
 
@@ -20,7 +21,11 @@ mod clock;
 mod connection;
 mod rows;
 mod schema;
+mod tls;
+pub mod url;
 mod write;
+
+pub use url::is_over_tls;
 
 /// Parked operations in a `PostgreSQL` database of version 13 or newer.
 pub struct PostgresStore {
@@ -29,13 +34,14 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// The store in the database at `url`, `postgres://[user[:password]@]host[:port]/database`. Makes its tables there
-    /// where they are missing, in the first schema of the connection's search path.
+    /// The store in the database at `url`, `postgres://[user[:password]@]host[:port]/database`, with
+    /// `?sslmode=verify-full` by these settings of TLS. Makes its tables there where they are missing, in the first schema
+    /// of the connection's search path.
     ///
-    /// Errors, which never tell the URL: what is no such URL, one that asks for TLS, a database that does not let this
-    /// process in or does not answer within seconds, tables of a newer version of the gateway.
-    pub async fn open(url: &str) -> Result<Self, StoreError> {
-        let database = Database::new(url)?;
+    /// Errors, which never tell the URL: what is no such URL, one that asks for TLS with whoever answers, a database that
+    /// does not let this process in or does not answer within seconds, tables of a newer version of the gateway.
+    pub async fn open(url: &str, tls: &ClientTlsSettings) -> Result<Self, StoreError> {
+        let database = Database::new(url, tls)?;
         let prepared = async {
             let session = database.session().await?;
             let name = schema::ensure(&session).await?;

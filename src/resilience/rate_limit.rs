@@ -68,15 +68,6 @@ impl Rate {
     }
 }
 
-/// The store of limits that several gateways share.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreSettings {
-    /// Where it is.
-    pub url: StoreUrl,
-    /// Longest time for one decision of the store.
-    pub timeout: Duration,
-}
-
 /// The URL of a store, `redis://` or `postgres://`. It may hold a password, so it never shows in a log or a message.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoreUrl(Box<str>);

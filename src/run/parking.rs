@@ -16,7 +16,7 @@ use crate::gateway::{Finisher, Gateway};
 use crate::park::postgres::PostgresStore;
 use crate::park::sqlite::SqliteStore;
 use crate::park::store::{Store, StoreError};
-use crate::park::{Park, StoreAt};
+use crate::park::{Park, ParkingSettings, StoreAt};
 
 /// The embedded store, in the state folder.
 const FILE: &str = "parked.db";
@@ -51,7 +51,7 @@ impl Parking {
         let (closing, is_closing) = watch::channel(false);
         let (end, ended) = watch::channel(false);
         let finisher = Arc::new(Finisher::new(Arc::clone(gateway), worker));
-        let opener = Opener { at: settings.parking.store.clone(), file };
+        let opener = Opener { settings: settings.parking.clone(), file };
         let running = Arc::clone(&park).run(move || opener.open(), finisher, is_closing);
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("park".into()).spawn(move || {
@@ -77,16 +77,18 @@ impl Parking {
 /// Opens the store.
 #[derive(Clone)]
 struct Opener {
-    at: StoreAt,
+    settings: ParkingSettings,
     file: Option<PathBuf>,
 }
 
 impl Opener {
     fn open(&self) -> impl Future<Output = Result<Arc<dyn Store>, StoreError>> + Send + use<> {
-        let Self { at, file } = self.clone();
+        let Self { settings, file } = self.clone();
         async move {
-            match (at, file) {
-                (StoreAt::Postgres(url), _) => Ok(Arc::new(PostgresStore::open(url.reveal()).await?) as Arc<dyn Store>),
+            match (settings.store, file) {
+                (StoreAt::Postgres(url), _) => {
+                    Ok(Arc::new(PostgresStore::open(url.reveal(), &settings.tls).await?) as Arc<dyn Store>)
+                }
                 (StoreAt::Embedded, Some(file)) => open_embedded(file).await,
                 (StoreAt::Embedded, None) => Err(StoreError("there is no state folder".into())),
             }

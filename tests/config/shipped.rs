@@ -252,6 +252,10 @@ fn the_examples_of_tls_are_right() {
     }
     assert_eq!([shown[0].caller, shown[1].caller], [CallerHeader::Name, CallerHeader::Signed]);
     assert_eq!(&*settings.callers.as_ref().unwrap().issuer, "nexus-gateway");
+    let stores = [&settings.redis.as_ref().unwrap().tls, &settings.parking.tls];
+    for (tls, name) in stores.into_iter().zip(["redis.internal", "postgres.internal"]) {
+        assert!(tls.roots.is_some() && tls.certificate.is_some() && tls.server_name.as_deref() == Some(name));
+    }
     assert!(!format!("{settings:?}").contains("s3cret"));
     assert_eq!(settings.admin.token, Some(AdminToken::new("0123456789abcdef")));
     assert!(matches!(settings.admin.tls.as_ref().unwrap().clients, ClientAuth::Optional(_)));

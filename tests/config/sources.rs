@@ -15,17 +15,18 @@ use nexus_gateway::callback::destination::Allowed;
 use nexus_gateway::callback::seal::Key;
 use nexus_gateway::config::{Overrides, Settings, load};
 use nexus_gateway::credentials::Outward;
-use nexus_gateway::gates::ProcessSettings;
+use nexus_gateway::gates::{ProcessSettings, StoreSettings};
 use nexus_gateway::nexus::BaseUrl;
 use nexus_gateway::park::{ParkingSettings, StoreAt};
 use nexus_gateway::registry::{ClusterSettings, Definition, DiscoverSettings, Target};
 use nexus_gateway::resilience::park::{ParkOn, ParkReason, ParkSettings};
-use nexus_gateway::resilience::rate_limit::{OnFailure, Rate, Scope, StoreSettings, StoreUrl};
+use nexus_gateway::resilience::rate_limit::{OnFailure, Rate, Scope, StoreUrl};
 use nexus_gateway::resilience::retry::RetryOn;
 use nexus_gateway::resilience::{BreakerSettings, ConcurrencySettings, Per, RateLimitSettings, RetrySettings};
 use nexus_gateway::route::{PolicyRule, Selector, Toggle, TokenRule};
 use nexus_gateway::server::{Http2Settings, ListenerSettings, ServerSettings};
 use nexus_gateway::telemetry::{LogFormat, LogSettings, LogTarget};
+use nexus_gateway::tls::ClientTlsSettings;
 use nexus_gateway::upstream::UpstreamSettings;
 use tempfile::tempdir;
 
@@ -199,9 +200,14 @@ log: { level: debug, format: json, access_log: /twenty, audit_log: /fifty-seven 
             eject_for: seconds(44),
             panic_threshold: 45,
         },
-        redis: Some(StoreSettings { url: StoreUrl::new("redis://:secret@a:46/47"), timeout: millis(4800) }),
+        redis: Some(StoreSettings {
+            url: StoreUrl::new("redis://:secret@a:46/47"),
+            tls: ClientTlsSettings::default(),
+            timeout: millis(4800),
+        }),
         parking: ParkingSettings {
             store: StoreAt::Postgres(StoreUrl::new("postgres://g:secret@i:51/j")),
+            tls: ClientTlsSettings::default(),
             max: 9_000_052,
             max_bytes: 53 << 30,
         },
@@ -430,7 +436,7 @@ fn expanded_values_never_show_in_messages() {
         "policies: [{match: {caller: 'SECRET'}, rate_limit: {rate: 'SECRET', per: ['SECRET']}, retry: 'SECRET'}]",
         "redis: {url: 'SECRET'}",
         "redis: {url: 'redis://SECRET/x'}",
-        "redis: {url: 'rediss://:SECRET@h'}",
+        "redis: {url: 'rediss://:SECRET@h#insecure'}",
         "redis: {url: 'redis://:SECRET@h', timeout: 'SECRET'}",
         "park: {store: 'SECRET'}",
         "park: {store: 'postgres://SECRET:SECRET/SECRET'}",
@@ -495,7 +501,7 @@ fn the_password_of_a_store_never_shows() {
     assert!(!format!("{settings:?}").contains("hunter2"));
     assert_eq!(settings.redis.unwrap().url.reveal(), "redis://:hunter2@h");
     for url in [
-        "rediss://:hunter2@h",
+        "rediss://:hunter2@h#insecure",
         "redis://u:hunter2@",
         "redis:/u:hunter2@h",
         "redis://:hunter2",

@@ -5,10 +5,12 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use nexus_gateway::config::Settings;
+use nexus_gateway::gates::StoreSettings;
 use nexus_gateway::nexus::ErrorType;
 use nexus_gateway::resilience::Per;
-use nexus_gateway::resilience::rate_limit::{OnFailure, Rate, RateLimitSettings, Scope, StoreSettings, StoreUrl};
+use nexus_gateway::resilience::rate_limit::{OnFailure, Rate, RateLimitSettings, Scope, StoreUrl};
 use nexus_gateway::route::{PolicyRule, Selector, Toggle};
+use nexus_gateway::tls::ClientTlsSettings;
 
 use crate::harness::*;
 
@@ -135,7 +137,11 @@ async fn another_store_is_asked_from_then_on_and_limits_of_the_process_keep_what
     let of_store = |url: Option<&str>| Settings {
         endpoints: vec![external("pay", &handler.url()), external("ship", &handler.url())],
         policies: vec![rule("pay", global.clone()), rule("ship", limit(1, 1))],
-        redis: url.map(|url| StoreSettings { url: StoreUrl::new(url), timeout: Duration::from_millis(50) }),
+        redis: url.map(|url| StoreSettings {
+            url: StoreUrl::new(url),
+            tls: ClientTlsSettings::default(),
+            timeout: Duration::from_millis(50),
+        }),
         ..settings()
     };
     let gateway = Gateway::start(of_store(Some("redis://127.0.0.1:1"))).await;

@@ -1,8 +1,9 @@
 //! A `PostgreSQL` server of its own for a test: in a folder that ends with it, on a free port of the loopback.
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -24,12 +25,25 @@ pub(crate) struct Postgres {
 impl Postgres {
     /// A new server with an empty database.
     pub(crate) async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// One that also speaks TLS, with this certificate and key (PEM).
+    #[allow(dead_code, reason = "not everyone who includes this needs it")]
+    pub(crate) async fn start_with_tls(certificate: &str, key: &str) -> Self {
+        Self::start_with(Some((certificate, key))).await
+    }
+
+    async fn start_with(tls: Option<(&str, &str)>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let port = free.local_addr().expect("an address").port();
         drop(free);
         let mut postgres = Self { folder, port, process: None };
         postgres.make();
+        if let Some((certificate, key)) = tls {
+            postgres.speak_tls(certificate, key);
+        }
         postgres.start_again().await;
         postgres
     }
@@ -57,6 +71,20 @@ impl Postgres {
         );
         let file = self.data().join("postgresql.auto.conf");
         fs::write(file, settings).expect("a file");
+    }
+
+    fn speak_tls(&self, certificate: &str, key: &str) {
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let file = self.data().join(name);
+            fs::write(&file, text).expect("a file");
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("its owner may read it");
+            if is_root() {
+                assert!(Command::new("chown").arg("postgres").arg(&file).status().expect("chown").success());
+            }
+        }
+        let mut settings =
+            fs::File::options().append(true).open(self.data().join("postgresql.auto.conf")).expect("a file");
+        settings.write_all(b"ssl = on\n").expect("it can be written");
     }
 
     /// Starts it with what it had when it stopped.

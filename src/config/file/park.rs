@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::ClientTls;
 use crate::config::value::{Checked, Count, DAY, GIB, KIB, ParkStore, SECOND, Size, Time};
 
 /// Operations, and bytes of requests, that may be parked.
@@ -44,9 +45,12 @@ pub(in crate::config) enum End {
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct Parking {
     /// `embedded`, a file in the state folder, or `postgres://[USER[:PASSWORD]@]HOST[:PORT][/DATABASE]`, a database that
-    /// gateways with the same `callbacks.keys` share, any of which finishes what another one parked; without TLS. A password
-    /// is best written as `${env:NAME}` or `${file:/path}`, percent-encoded. Default: embedded.
+    /// gateways with the same `callbacks.keys` share, any of which finishes what another one parked; with TLS where it ends in
+    /// `?sslmode=verify-full`. A password is best written as `${env:NAME}` or `${file:/path}`, percent-encoded. Default:
+    /// embedded.
     pub(in crate::config) store: Option<Checked<ParkStore>>,
+    /// How the database is met over TLS. Read at start only.
+    pub(in crate::config) tls: Option<ClientTls>,
     /// Operations of all endpoints that are parked at a time, 1 to 10000000; no less than any policy's own `max`.
     /// Default: 1000000.
     pub(in crate::config) max: Option<Operations>,

@@ -137,17 +137,9 @@ fn client_tls(
     path: &str,
     report: &mut Report<'_>,
 ) -> ClientTlsSettings {
-    let Some(tls) = tls else {
-        if report.is_written(path) {
-            report.add(path, "has no value; write `ca: /PATH/TO/FILE` below it, or remove it");
-        }
-        return ClientTlsSettings::default();
-    };
-    if let Some(url) = urls.first().filter(|url| !url.tls) {
-        let message = format!("is of no use: the URL beside it is `{url}`; write `https://` there, or remove `tls`");
-        report.add(path, message);
-    }
-    tls::client(tls, path, report)
+    let cleartext = urls.first().filter(|url| !url.tls);
+    let useless = cleartext.map(|url| format!("the URL beside it is `{url}`; write `https://` there, or remove `tls`"));
+    tls::client_beside(useless, tls, path, report)
 }
 
 fn discover(file: Option<Discover>) -> Option<DiscoverSettings> {

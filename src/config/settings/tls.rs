@@ -48,6 +48,25 @@ fn client_auth(file: file::ClientCertificates, path: &str, report: &mut Report<'
     Some(if required { ClientAuth::Required(roots) } else { ClientAuth::Optional(roots) })
 }
 
+/// The side that connects, if it is written at `path`. `useless` says why it is of no use, where it is.
+pub(super) fn client_beside(
+    useless: Option<String>,
+    file: Option<file::ClientTls>,
+    path: &str,
+    report: &mut Report<'_>,
+) -> ClientTlsSettings {
+    let Some(file) = file else {
+        if report.is_written(path) {
+            report.add(path, "has no value; write `ca: /PATH/TO/FILE` below it, or remove it");
+        }
+        return ClientTlsSettings::default();
+    };
+    if let Some(useless) = useless {
+        report.add(path, format!("is of no use: {useless}"));
+    }
+    client(file, path, report)
+}
+
 /// The side that connects, which stands at `path`; of no use where something is wrong, and was said.
 pub(super) fn client(file: file::ClientTls, path: &str, report: &mut Report<'_>) -> ClientTlsSettings {
     let roots = file.ca.and_then(|ca| roots(&ca.0, &format!("{path}.ca"), report));

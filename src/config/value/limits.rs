@@ -5,11 +5,9 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::IntoConnectionInfo;
-
 use super::{Kind, MIN_PERIOD, Time};
 use crate::admission::authorize::ANONYMOUS;
-use crate::gates::CallerKey;
+use crate::gates::{CallerKey, shared};
 use crate::resilience::rate_limit::{Rate, StoreUrl};
 
 /// `off`, or a value of kind `K`.
@@ -146,6 +144,8 @@ impl Kind for CallerName {
     }
 }
 
+const FORM: &str = "`redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`, or `rediss://` for TLS";
+
 /// Where the store of global limits is. Messages never repeat any of it, since it may hold a password.
 pub(in crate::config) struct Store;
 
@@ -156,23 +156,21 @@ impl Kind for Store {
 
     fn from_text(text: &str) -> Result<StoreUrl, String> {
         let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
-        match scheme.as_deref() {
-            Some("redis") => {}
-            Some("rediss") => {
-                return Err("is refused: TLS to the store is not supported yet; write a redis:// URL".into());
-            }
-            _ => return Err("is not the URL of a store; write `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`".into()),
+        if !matches!(scheme.as_deref(), Some("redis" | "rediss")) {
+            return Err(format!("is not the URL of a store; write {FORM}"));
+        }
+        if scheme.as_deref() == Some("rediss") && text.contains('#') {
+            return Err(
+                "asks to believe every server (`#insecure`); leave that out, and name its authority in `tls.ca`".into(),
+            );
         }
         // Its error might repeat a part of the URL.
-        let info = text.into_connection_info().map_err(
-            |_| "is not a URL that the store's client takes; write `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`",
-        )?;
-        drop(info);
+        shared::check(text).map_err(|_| format!("is not a URL that the store's client takes; write {FORM}"))?;
         Ok(StoreUrl::new(text))
     }
 
     fn pattern() -> &'static str {
-        "^redis://"
+        "^rediss?://"
     }
 }
 
@@ -216,14 +214,27 @@ mod tests {
 
     #[test]
     fn reads_store_urls() {
-        for text in
-            ["redis://h", "redis://h:1/2", "redis://:p@h", "redis://u:p@[::1]:6379/0", "redis://h?protocol=resp3"]
-        {
+        for text in [
+            "redis://h",
+            "redis://h:1/2",
+            "redis://:p@h",
+            "redis://u:p@[::1]:6379/0",
+            "redis://h?protocol=resp3",
+            "rediss://u:p@h:6380/0",
+            "rediss://[::1]",
+        ] {
             assert_eq!(Store::from_text(text).as_ref().map(StoreUrl::reveal), Ok(text));
         }
-        for text in
-            ["", "h:6379", "http://h", "rediss://h", "redis+unix:///s", "redis://", "redis://h/x", "redis://h:p"]
-        {
+        for text in [
+            "",
+            "h:6379",
+            "http://h",
+            "rediss://h/#insecure",
+            "redis+unix:///s",
+            "redis://",
+            "redis://h/x",
+            "redis://h:p",
+        ] {
             assert!(Store::from_text(text).is_err(), "{text}");
         }
     }

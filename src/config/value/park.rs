@@ -1,13 +1,13 @@
 //! Values of `park`.
 
-use tokio_postgres::Config;
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::Host;
 
 use super::Kind;
 use crate::park::StoreAt;
+use crate::park::postgres::url::{self, Unfit};
 use crate::resilience::rate_limit::StoreUrl;
 
-const FORM: &str = "`embedded`, or `postgres://[USER[:PASSWORD]@]HOST[:PORT][/DATABASE]`";
+const FORM: &str = "`embedded`, or `postgres://[USER[:PASSWORD]@]HOST[:PORT][/DATABASE][?sslmode=verify-full]`";
 
 /// Where parked operations are kept. Messages never repeat any of it, since it may hold a password.
 pub(in crate::config) struct ParkStore;
@@ -24,15 +24,16 @@ impl Kind for ParkStore {
         if !["postgres://", "postgresql://"].iter().any(|scheme| text.starts_with(scheme)) {
             return Err(format!("is not a store; write {FORM}"));
         }
-        // Its error might repeat a part of the URL.
-        let client = text.parse::<Config>();
-        if asks_for_tls(text) || client.as_ref().is_ok_and(|client| client.get_ssl_mode() == SslMode::Require) {
-            return Err("is refused: TLS to the store is not supported yet; leave `sslmode` out".into());
-        }
-        let client = client.map_err(|_| format!("is not a URL that the store's client takes; write {FORM}"))?;
+        let (client, tls) = url::read(text).map_err(|why| match why {
+            Unfit::Malformed => format!("{why}; write {FORM}"),
+            Unfit::Unverified => why.to_string(),
+        })?;
         let hosts = client.get_hosts();
         if hosts.is_empty() || hosts.contains(&Host::Tcp(String::new())) {
             return Err(format!("names no host; write {FORM}"));
+        }
+        if tls && hosts.iter().any(|host| matches!(host, Host::Unix(_))) {
+            return Err("asks for TLS over a socket of this machine; leave `sslmode` out".into());
         }
         Ok(StoreAt::Postgres(StoreUrl::new(text)))
     }
@@ -40,13 +41,6 @@ impl Kind for ParkStore {
     fn pattern() -> &'static str {
         "^embedded$|^postgres(ql)?://"
     }
-}
-
-/// Of these modes the client knows the first one only.
-fn asks_for_tls(url: &str) -> bool {
-    let query = url.split_once('?').map_or("", |(_, query)| query);
-    let mut modes = query.split('&').filter_map(|parameter| parameter.strip_prefix("sslmode="));
-    modes.any(|mode| mode == "require" || mode.starts_with("verify"))
 }
 
 #[cfg(test)]
@@ -64,6 +58,7 @@ mod tests {
             "postgres://u:p%40@h/db?sslmode=disable",
             "postgres://u@[::1]:5432,h2/db?sslmode=prefer&connect_timeout=3",
             "postgres:///db?host=/run/postgresql",
+            "postgres://h/db?sslmode=verify-full",
         ] {
             assert_eq!(ParkStore::from_text(text), Ok(StoreAt::Postgres(StoreUrl::new(text))), "{text}");
         }
@@ -85,10 +80,10 @@ mod tests {
             ("postgres://h:port/db", "is not a URL"),
             ("postgres://u:p/w@h/db?x=y", "is not a URL"),
             ("postgres://h/db?nothing=1", "is not a URL"),
-            ("postgres://h/db?sslmode=require", "TLS to the store"),
-            ("postgres://h/db?x=1&sslmode=verify-ca", "TLS to the store"),
-            ("postgres://h?sslmode=verify-full", "TLS to the store"),
-            ("postgres://h?ssl%6Dode=require", "TLS to the store"),
+            ("postgres://h/db?sslmode=require", "without a look"),
+            ("postgres://h/db?x=1&sslmode=verify-ca", "without a look"),
+            ("postgres://h?ssl%6Dode=require", "without a look"),
+            ("postgres:///db?host=/run/postgresql&sslmode=verify-full", "over a socket"),
         ] {
             let said = ParkStore::from_text(text).expect_err(text);
             assert!(said.contains(why), "{text}: {said}");

@@ -8,8 +8,10 @@ use tokio::task::JoinSet;
 use tokio::time::{advance, sleep};
 
 use super::*;
+use crate::gates::StoreSettings;
 use crate::resilience::Per;
-use crate::resilience::rate_limit::{Rate, Scope};
+use crate::resilience::rate_limit::{Rate, Scope, StoreUrl};
+use crate::tls::ClientTlsSettings;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -132,7 +134,8 @@ fn the_headers_are_structured_fields() {
 async fn silent_store(timeout: Duration) -> (Arc<Shared>, tokio::net::TcpListener) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}", listener.local_addr().unwrap());
-    (Arc::new(Shared::new(&url, timeout, Handle::current()).unwrap()), listener)
+    let settings = StoreSettings { url: StoreUrl::new(url), tls: ClientTlsSettings::default(), timeout };
+    (Arc::new(Shared::new(&settings, Handle::current()).unwrap()), listener)
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod};
 use tokio::time::timeout;
-use tokio_postgres::config::SslMode;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, NoTls, Row, Statement};
 
 use super::clock::Clock;
+use super::tls::Connector;
+use super::url;
 use crate::park::store::StoreError;
+use crate::tls::{ClientTls, ClientTlsSettings};
 
 /// Connections of a process.
 const CONNECTIONS: usize = 8;
@@ -65,12 +67,18 @@ pub(super) struct Session {
 }
 
 impl Database {
-    /// The database at `url`. Connects to nothing yet.
-    pub(super) fn new(url: &str) -> Result<Self, StoreError> {
-        let config = read(url)?;
+    /// The database at `url`, met by `tls` where it says so. Connects to nothing yet.
+    pub(super) fn new(url: &str, tls: &ClientTlsSettings) -> Result<Self, StoreError> {
+        let (config, is_over_tls) = read(url)?;
         let password = config.get_password().map(|password| String::from_utf8_lossy(password).into_owned());
         let clock = Arc::new(Clock::default());
-        let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = if is_over_tls {
+            let tls = ClientTls::new(tls, &[]).map_err(StoreError)?;
+            Manager::from_config(config, Connector(tls), recycling)
+        } else {
+            Manager::from_config(config, NoTls, recycling)
+        };
         let at_start = Arc::clone(&clock);
         let pool = Pool::builder(manager)
             .max_size(CONNECTIONS)
@@ -114,24 +122,16 @@ impl Database {
     }
 }
 
-fn read(url: &str) -> Result<Config, StoreError> {
-    let tls = StoreError("TLS to the database of parked operations (sslmode) is not supported yet".into());
-    if url.contains("sslmode=verify-") {
-        return Err(tls);
-    }
-    // What the library says may quote a part of the URL.
-    let mut config: Config = url.parse().map_err(|_| {
-        StoreError("not the URL of a PostgreSQL database (postgres://[user[:password]@]host[:port]/database)".into())
+fn read(url: &str) -> Result<(Config, bool), StoreError> {
+    let (mut config, tls) = url::read(url).map_err(|why| {
+        StoreError(format!("the URL of the database (postgres://[user[:password]@]host[:port]/database) {why}"))
     })?;
-    if config.get_ssl_mode() == SslMode::Require {
-        return Err(tls);
-    }
     if config.get_application_name().is_none() {
         config.application_name("nexus-gateway");
     }
     config.connect_timeout(CONNECT);
     config.keepalives_idle(KEEPALIVE).keepalives_interval(KEEPALIVE).keepalives_retries(2);
-    Ok(config)
+    Ok((config, tls))
 }
 
 async fn start(client: &Client, clock: &Clock) -> Result<(), tokio_postgres::Error> {
@@ -189,22 +189,28 @@ impl From<tokio_postgres::Error> for StoreError {
 
 #[cfg(test)]
 mod tests {
-    use super::Database;
+    use super::*;
+
+    fn refusal(url: &str) -> String {
+        Database::new(url, &ClientTlsSettings::default()).err().expect("refused").to_string()
+    }
 
     #[test]
-    fn a_url_that_wants_tls_is_refused() {
-        for mode in ["require", "verify-ca", "verify-full"] {
-            let url = format!("postgres://gateway:secret@db.example/parked?sslmode={mode}");
-            let error = Database::new(&url).err().expect("refused").to_string();
-            assert!(error.contains("TLS"), "{error}");
+    fn a_url_that_wants_tls_with_anybody_is_refused() {
+        for mode in ["require", "verify-ca"] {
+            let error = refusal(&format!("postgres://gateway:secret@db.example/parked?sslmode={mode}"));
+            assert!(error.contains("verify-full") && !error.contains("secret"), "{error}");
         }
-        Database::new("postgres://gateway:secret@db.example/parked?sslmode=prefer").expect("taken");
+        for mode in ["prefer", "verify-full"] {
+            let url = format!("postgres://gateway:secret@db.example/parked?sslmode={mode}");
+            Database::new(&url, &ClientTlsSettings::default()).expect("taken");
+        }
     }
 
     #[test]
     fn what_is_no_url_is_refused_without_being_quoted() {
         for url in ["redis://:secret@db", "postgres://a:b@c/d?secret=1", "secret", "postgres://a:b@c:secret/d"] {
-            let error = Database::new(url).err().expect("refused").to_string();
+            let error = refusal(url);
             assert!(!error.contains("secret") && error.contains("postgres://"), "{error}");
         }
     }
