@@ -1,7 +1,7 @@
 //! Which endpoints exist and where they live: the configuration's own and those of any number of Temporal clusters.
 //!
 //! Each source delivers whole snapshots; the merged result is published in one piece. A source that fails keeps the
-//! table it delivered last, for ever; how old that is, is a metric. Names clash between sources by one rule: the
+//! table it delivered last, for ever; how old that is, is a metric. Names and ids clash between sources by one rule: the
 //! configuration first, then the clusters in their order.
 
 use std::collections::HashSet;
@@ -23,7 +23,7 @@ mod merge;
 pub mod temporal;
 
 use copy::Copies;
-pub use merge::{CONFIGURATION, Conflict, Entry, Snapshot};
+pub use merge::{CONFIGURATION, Conflict, Entry, IDS, Snapshot};
 use temporal::{Client, Key, Listing};
 
 /// How long the outcome of a one-name look-up is kept, so that callers who repeat a wrong name cost a cluster one
@@ -188,8 +188,7 @@ pub struct LookUpCounts {
 struct State {
     configured: Vec<Definition>,
     clusters: Vec<Source>,
-    conflicts: HashSet<(Box<str>, Arc<str>)>,
-    conflicts_now: usize,
+    conflicts: HashSet<Conflict>,
 }
 
 /// A cluster and what it said last.
@@ -314,9 +313,9 @@ impl Registry {
         self.lock().configured.len()
     }
 
-    /// Names that more than one source defines.
+    /// Names and ids that more than one source defines.
     pub fn conflicts(&self) -> usize {
-        self.lock().conflicts_now
+        self.lock().conflicts.len()
     }
 
     /// One-name look-ups so far.
@@ -361,19 +360,12 @@ impl Registry {
             endpoints: &source.endpoints,
         });
         let snapshot = merge::merge(&state.configured, &sources.collect::<Vec<_>>());
-        let conflicts: HashSet<_> = snapshot.conflicts.iter().map(|c| (c.name.clone(), Arc::clone(&c.loser))).collect();
-        for conflict in &snapshot.conflicts {
-            if !state.conflicts.contains(&(conflict.name.clone(), Arc::clone(&conflict.loser))) {
-                let (winner, loser) = (&*conflict.winner, &*conflict.loser);
-                tracing::warn!(
-                    endpoint = &*conflict.name,
-                    served = winner,
-                    hidden = loser,
-                    "two sources define this name"
-                );
-            }
+        let conflicts: HashSet<_> = snapshot.conflicts.iter().cloned().collect();
+        for Conflict { name, winner, loser } in conflicts.difference(&state.conflicts) {
+            let (endpoint, served, hidden) = (&**name, &**winner, &**loser);
+            let what = "two sources define this name or id, or it is a name of the form of an id";
+            tracing::warn!(endpoint, served, hidden, "{what}");
         }
-        state.conflicts_now = conflicts.len();
         state.conflicts = conflicts;
         (self.publish)(&snapshot);
     }
@@ -429,7 +421,8 @@ impl Registry {
         for (_, settings, began, answer) in answers {
             match answer {
                 Ok(found) => {
-                    if found.is_some() {
+                    // One with a name of the form of an id is not served, by its id neither.
+                    if found.as_ref().is_some_and(|found| !nexus::is_endpoint_id(&found.name)) {
                         outcome = LookUp::Found;
                     }
                     self.correct(&settings, name, began, found);

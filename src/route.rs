@@ -189,7 +189,7 @@ impl Router {
         }
     }
 
-    /// The endpoint of this name, or else of this id.
+    /// The endpoint of this name, or else of this id; a table has no text that is both.
     pub fn find(&self, name: &str) -> Option<Arc<Endpoint>> {
         let table = self.table.load();
         table.by_name.get(name).or_else(|| table.by_id.get(name)).cloned()
@@ -229,6 +229,11 @@ impl Router {
             if let Some(endpoint) = self.endpoint(&old, &mut table, entry) {
                 table.by_name.insert(entry.definition.name.clone(), Arc::clone(&endpoint));
                 table.add_id(entry, endpoint);
+            }
+        }
+        for entry in &snapshot.by_name_only {
+            if let Some(endpoint) = self.endpoint(&old, &mut table, entry) {
+                table.by_name.insert(entry.definition.name.clone(), endpoint);
             }
         }
         for entry in &snapshot.by_id_only {
@@ -330,7 +335,7 @@ impl Table {
         endpoints
     }
 
-    /// Names that more than one source defines.
+    /// Names and ids that more than one source defines.
     pub fn conflicts(&self) -> &[Conflict] {
         &self.conflicts
     }
@@ -345,10 +350,9 @@ impl Table {
         &self.plan.policies
     }
 
-    /// Of two with the same id the first one counts.
     fn add_id(&mut self, entry: &Entry, endpoint: Arc<Endpoint>) {
         if let Some(id) = &entry.definition.id {
-            self.by_id.entry(id.clone()).or_insert(endpoint);
+            self.by_id.insert(id.clone(), endpoint);
         }
     }
 }

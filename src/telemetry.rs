@@ -168,7 +168,7 @@ pub struct Scraped {
     pub registry_age: GaugeVec,
     /// Polls that failed, by source.
     pub registry_errors: IntCounterVec,
-    /// Names that more than one source defines.
+    /// Names and ids that more than one source defines.
     pub registry_conflicts: IntGauge,
     /// Copies of a registry that could not be written.
     pub registry_copy_errors: IntGauge,
@@ -488,7 +488,7 @@ impl Scraped {
             registry_endpoints: make.gauges("registry_endpoints", "Endpoints by source.", &["source"]),
             registry_age: make.seconds("registry_age_seconds", "Time since a source was last read.", &["source"]),
             registry_errors: make.counters("registry_errors_total", "Polls of a source that failed.", &["source"]),
-            registry_conflicts: make.gauge("registry_conflicts", "Names that more than one source defines."),
+            registry_conflicts: make.gauge("registry_conflicts", "Names and ids that more than one source defines."),
             registry_copy_errors: make
                 .gauge("registry_copy_errors", "Copies of a registry that could not be written since the start."),
             registry_lookups: make.counters(

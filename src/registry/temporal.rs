@@ -114,7 +114,15 @@ impl Client {
             let token_query = utf8_percent_encode(&token, NON_ALPHANUMERIC);
             let path = format!("/api/v1/nexus/endpoints?pageSize={PAGE_SIZE}&nextPageToken={token_query}");
             let page = self.page(&path).await?;
-            endpoints.extend(self.definitions(page.endpoints.unwrap_or_default()));
+            let told = |name: &str, why| {
+                tracing::warn!(
+                    cluster = &*self.cluster,
+                    endpoint = name,
+                    why,
+                    "an endpoint of the registry is left out"
+                );
+            };
+            endpoints.extend(self.definitions(page.endpoints.unwrap_or_default(), told));
             token = page.next_page_token;
             if token.is_empty() {
                 let cluster_id = self.identify().await.ok().and_then(|listing| listing.cluster_id);
@@ -145,14 +153,27 @@ impl Client {
                 Err(error) => return Err(error),
             },
         };
-        Ok(self.definitions(found).find(|found| match key {
+        // Polls say what is left out: callers choose when a look-up is.
+        Ok(self.definitions(found, |_, _| {}).find(|found| match key {
             Key::Name(name) => found.name == *name,
             Key::Id(id) => found.id.as_ref() == Some(id),
         }))
     }
 
-    fn definitions(&self, found: Vec<Endpoint>) -> impl Iterator<Item = Definition> {
-        found.into_iter().filter_map(|endpoint| definition(endpoint, &self.cluster, self.externals))
+    /// What is served of these; `leave_out` is told the names of others, and why.
+    fn definitions(
+        &self,
+        found: Vec<Endpoint>,
+        leave_out: impl Fn(&str, &'static str),
+    ) -> impl Iterator<Item = Definition> {
+        found.into_iter().filter_map(move |endpoint| {
+            let name: Box<str> = endpoint.spec.name.chars().take(nexus::MAX_ENDPOINT_NAME).collect();
+            let definition = definition(endpoint, &self.cluster, self.externals);
+            definition.unwrap_or_else(|why| {
+                leave_out(&name, why);
+                None
+            })
+        })
     }
 
     /// Reads a page of endpoints. A registry without any answers `{}`; other members only are another API's answer,
@@ -207,12 +228,12 @@ fn misread(error: &serde_json::Error) -> String {
     }
 }
 
-/// What is served of an endpoint of the registry; none where it is not to be, or of a kind unknown so far.
-fn definition(endpoint: Endpoint, cluster: &Arc<str>, externals: bool) -> Option<Definition> {
+/// What is served of an endpoint of the registry; none where it is not to be, or of a kind unknown so far. An error says
+/// why it cannot be.
+fn definition(endpoint: Endpoint, cluster: &Arc<str>, externals: bool) -> Result<Option<Definition>, &'static str> {
     let Endpoint { id, spec: Spec { name, target } } = endpoint;
     if !nexus::is_endpoint_name(&name) || !nexus::is_endpoint_id(&id) {
-        tracing::warn!(%cluster, endpoint = name, id, "left out: not a name and id that Temporal gives");
-        return None;
+        return Err("not a name and id that Temporal gives");
     }
     let target = match target {
         RemoteTarget { worker: Some(worker), .. } => Target::Dispatch {
@@ -221,16 +242,12 @@ fn definition(endpoint: Endpoint, cluster: &Arc<str>, externals: bool) -> Option
             namespace: worker.namespace.into(),
             task_queue: worker.task_queue.into(),
         },
-        RemoteTarget { external: Some(external), .. } if externals => match BaseUrl::parse(&external.url) {
-            Ok(url) => Target::External { url },
-            Err(error) => {
-                tracing::warn!(%cluster, endpoint = name, %error, "left out: cannot read the target URL");
-                return None;
-            }
-        },
-        _ => return None,
+        RemoteTarget { external: Some(external), .. } if externals => {
+            Target::External { url: BaseUrl::parse(&external.url).map_err(|_| "cannot read the target URL")? }
+        }
+        _ => return Ok(None),
     };
-    Some(Definition { name: name.into(), id: Some(id.into()), target })
+    Ok(Some(Definition { name: name.into(), id: Some(id.into()), target }))
 }
 
 #[derive(Deserialize)]

@@ -155,6 +155,31 @@ async fn the_configuration_wins_over_clusters_and_earlier_clusters_over_later_on
 }
 
 #[tokio::test]
+async fn a_cluster_takes_over_no_id_of_another_one() {
+    // It begins with a letter, so that it may be a name as well.
+    let id_of_pay = id(1).replacen('7', "c", 1);
+    let mut pay = listed("pay", 1);
+    pay["id"] = id_of_pay.clone().into();
+    let mut same_id = listed("other", 3);
+    same_id["id"] = id_of_pay.clone().into();
+    let a = Cluster::serving(vec![pay]).answering(json("200 OK", "\"a\""));
+    let b = Cluster::serving(vec![listed(&id_of_pay, 2), same_id]).answering(json("200 OK", "\"b\""));
+    let clusters = vec![discovered("a", a.url()), discovered("b", b.url())];
+    // Its name is the configuration's, so that it is served by its id only.
+    let own = Handler::answering(json("200 OK", "\"own\""));
+    let endpoints = vec![external("pay", &own.url())];
+    let gateway = Gateway::start(Settings { clusters, endpoints, ..settings() }).await;
+    gateway.counts("nexus_gateway_registry_conflicts", &[], 3.0).await;
+    for (endpoint, expected) in [("pay", "\"own\""), (&*id_of_pay, "\"a\""), ("other", "\"b\"")] {
+        assert_eq!(gateway.call(&start(endpoint)).await.text(), expected, "{endpoint}");
+    }
+    ABSENT.assert_is(&gateway.call(&start(&id(2))).await, "what is left out is not served by its id");
+    let shown: Value = serde_json::from_str(&gateway.admin("/endpoints").await.text()).expect("JSON");
+    let left_out = serde_json::json!({ "name": id_of_pay, "served": "ids", "hidden": "b" });
+    assert!(shown["conflicts"].as_array().expect("a list").contains(&left_out), "{shown}");
+}
+
+#[tokio::test]
 async fn external_targets_of_a_cluster_are_served_only_where_that_is_allowed() {
     let outside = Handler::answering(ok());
     for (externals, status) in [(false, 404), (true, 200)] {
