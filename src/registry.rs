@@ -12,27 +12,23 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::credentials::{Outward, Wallet};
-use crate::nexus::{self, BaseUrl};
+use crate::nexus::BaseUrl;
 
 mod copy;
+mod look_up;
 mod merge;
 pub mod temporal;
 
 use copy::Copies;
+use look_up::Known;
+pub use look_up::{LookUp, LookUpCounts};
 pub use merge::{CONFIGURATION, Conflict, Entry, IDS, Snapshot};
-use temporal::{Client, Key, Listing};
+use temporal::{Client, Listing};
 
-/// How long the outcome of a one-name look-up is kept, so that callers who repeat a wrong name cost a cluster one
-/// request in this time. Short, because an endpoint that is created within it is still answered 404.
-const LOOK_UP_TTL: Duration = Duration::from_millis(250);
-/// One-name look-ups that wait for clusters at a time; what comes on top is told to come back.
-const MAX_LOOK_UPS: usize = 16;
-/// Names whose look-up is remembered at a time.
-const MAX_REMEMBERED: u64 = 10_000;
 /// Time between two attempts to learn the id of a cluster that is not a source of endpoints.
 const IDENTIFY_EVERY: Duration = Duration::from_secs(60);
 
@@ -123,17 +119,6 @@ pub struct Definition {
     pub target: Target,
 }
 
-/// What a one-name look-up found out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LookUp {
-    /// A source has the endpoint; the published table has it too.
-    Found,
-    /// Every source says that there is none.
-    Absent,
-    /// A source could not be asked.
-    Unavailable(String),
-}
-
 /// How a source of endpoints is doing.
 #[derive(Clone, Debug)]
 pub struct SourceStatus {
@@ -164,24 +149,6 @@ pub struct Registry {
     wallet: Arc<Wallet>,
     /// Where polls and look-ups run: not on the threads that carry requests.
     runtime: Handle,
-}
-
-/// The outcome of a look-up, and when it began.
-#[derive(Clone)]
-struct Known {
-    outcome: LookUp,
-    began: Instant,
-}
-
-/// One-name look-ups by what they found.
-#[derive(Debug, Default)]
-pub struct LookUpCounts {
-    /// A source had the endpoint.
-    pub found: std::sync::atomic::AtomicU64,
-    /// No source had it.
-    pub absent: std::sync::atomic::AtomicU64,
-    /// A source could not be asked.
-    pub error: std::sync::atomic::AtomicU64,
 }
 
 #[derive(Default)]
@@ -220,8 +187,8 @@ impl Registry {
             state: Mutex::default(),
             publish: Box::new(publish),
             copies: Copies::new(directory),
-            look_ups: moka::future::Cache::builder().time_to_live(LOOK_UP_TTL).max_capacity(MAX_REMEMBERED).build(),
-            look_up_permits: Semaphore::new(MAX_LOOK_UPS),
+            look_ups: look_up::cache(),
+            look_up_permits: look_up::permits(),
             counts: LookUpCounts::default(),
             wallet,
             runtime: Handle::current(),
@@ -250,46 +217,6 @@ impl Registry {
         self.publish(&mut state);
     }
 
-    /// Asks every source for one endpoint, by name or id, and brings the table up to date with what they say.
-    /// Look-ups of the same name at the same time are one, and its outcome is kept for a quarter of a second.
-    pub async fn look_up(self: &Arc<Self>, name: &str) -> LookUp {
-        if !nexus::is_endpoint_name(name) && !nexus::is_endpoint_id(name) {
-            return LookUp::Absent;
-        }
-        match self.look_ups.try_get_with(name.into(), self.ask(name)).await {
-            Ok(known) => known.outcome,
-            Err(why) => LookUp::Unavailable(why.to_string()),
-        }
-    }
-
-    /// The same, but only with an outcome of after `since`: for those who know that what was said before is wrong.
-    pub async fn look_up_since(self: &Arc<Self>, name: &str, since: Instant) -> LookUp {
-        if self.look_ups.get(name).await.is_some_and(|known| known.began < since) {
-            self.look_ups.invalidate(name).await;
-        }
-        match self.look_ups.try_get_with(name.into(), self.ask(name)).await {
-            Ok(known) if known.began >= since => known.outcome,
-            // It had begun before and ended just now.
-            Ok(_) => self.ask(name).await.map_or_else(LookUp::Unavailable, |known| known.outcome),
-            Err(why) => LookUp::Unavailable(why.to_string()),
-        }
-    }
-
-    /// Asks on a task of its own: the caller may leave, and others may wait for the same name.
-    fn ask(self: &Arc<Self>, name: &str) -> impl Future<Output = Result<Known, String>> + use<> {
-        let (registry, name): (_, Box<str>) = (Arc::clone(self), name.into());
-        async move {
-            let began = Instant::now();
-            let runtime = registry.runtime.clone();
-            let asked = runtime.spawn(async move { registry.ask_sources(&name).await });
-            match asked.await {
-                Ok(LookUp::Unavailable(why)) => Err(why),
-                Ok(outcome) => Ok(Known { outcome, began }),
-                Err(error) => Err(error.to_string()),
-            }
-        }
-    }
-
     /// How each source is doing, in their order.
     pub fn sources(&self) -> Vec<SourceStatus> {
         let discovering = |source: &&Source| source.settings.discover.is_some();
@@ -316,11 +243,6 @@ impl Registry {
     /// Names and ids that more than one source defines.
     pub fn conflicts(&self) -> usize {
         self.lock().conflicts.len()
-    }
-
-    /// One-name look-ups so far.
-    pub fn look_up_counts(&self) -> &LookUpCounts {
-        &self.counts
     }
 
     /// Failed writes of copies to disk.
@@ -401,43 +323,6 @@ impl Registry {
         source.last_error = Some(error);
     }
 
-    async fn ask_sources(&self, name: &str) -> LookUp {
-        let Ok(_permit) = self.look_up_permits.try_acquire() else {
-            return self.count(LookUp::Unavailable("too many look-ups at a time".into()));
-        };
-        let mut asked = JoinSet::new();
-        for (at, (settings, client)) in self.discovering().into_iter().enumerate() {
-            let key = Key::of(name);
-            asked.spawn(async move {
-                let began = Instant::now();
-                let answer = client.find(&key).await;
-                (at, settings, began, answer)
-            });
-        }
-        let mut answers = asked.join_all().await;
-        answers.sort_by_key(|(at, ..)| *at);
-
-        let mut outcome = LookUp::Absent;
-        for (_, settings, began, answer) in answers {
-            match answer {
-                Ok(found) => {
-                    // One with a name of the form of an id is not served, by its id neither.
-                    if found.as_ref().is_some_and(|found| !nexus::is_endpoint_id(&found.name)) {
-                        outcome = LookUp::Found;
-                    }
-                    self.correct(&settings, name, began, found);
-                }
-                Err(error) => {
-                    tracing::debug!(cluster = &*settings.name, %error, "a registry could not be asked for an endpoint");
-                    if outcome == LookUp::Absent {
-                        outcome = LookUp::Unavailable(format!("cluster {}: {error}", settings.name));
-                    }
-                }
-            }
-        }
-        self.count(outcome)
-    }
-
     /// Brings what is known of one name or id up to date.
     fn correct(&self, settings: &ClusterSettings, name: &str, began: Instant, found: Option<Definition>) {
         let mut state = self.lock();
@@ -445,28 +330,6 @@ impl Registry {
         if source.correct(name, began, found) {
             self.publish(&mut state);
         }
-    }
-
-    fn discovering(&self) -> Vec<(ClusterSettings, Arc<Client>)> {
-        let state = self.lock();
-        let sources = state.clusters.iter().filter(|source| source.settings.discover.is_some());
-        sources.map(|source| (source.settings.clone(), Arc::clone(&source.client))).collect()
-    }
-
-    /// Counts, and logs each power of two that failed: enough to be seen, too little for callers to fill a disk.
-    fn count(&self, outcome: LookUp) -> LookUp {
-        let counter = match &outcome {
-            LookUp::Found => &self.counts.found,
-            LookUp::Absent => &self.counts.absent,
-            LookUp::Unavailable(_) => &self.counts.error,
-        };
-        let so_far = counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
-        if let LookUp::Unavailable(why) = &outcome
-            && so_far.is_power_of_two()
-        {
-            tracing::warn!(why, so_far, "look-ups of endpoints failed");
-        }
-        outcome
     }
 }
 
