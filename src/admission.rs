@@ -15,9 +15,9 @@ pub use authorize::{Authorization, AuthorizationSettings, Authorized};
 /// What callers of a listener are trusted with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// A sidecar's own application: headers that steer Temporal's internals pass.
+    /// A sidecar's own application: headers that steer Temporal's internals pass, and failures say all that is known.
     Trusted,
-    /// Anyone else: such headers are dropped.
+    /// Anyone else: such headers are dropped, and failures name nothing that is inside.
     Untrusted,
 }
 
@@ -118,6 +118,11 @@ impl Caller {
 
     /// Whether it may steer priority and forwarding inside Temporal.
     pub fn may_steer(&self) -> bool {
+        self.trust == Trust::Trusted
+    }
+
+    /// Whether it may know addresses of targets, names of clusters, and what they said.
+    pub fn may_look_inside(&self) -> bool {
         self.trust == Trust::Trusted
     }
 }

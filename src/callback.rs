@@ -118,9 +118,9 @@ pub enum Unsealable {
         "the callback temporal://system can only be delivered by the caller's own cluster, which this gateway does not know"
     )]
     System,
-    /// Completions may not be sent there.
-    #[error("completions may not be sent to the callback URL: {0}")]
-    Forbidden(Forbidden),
+    /// Completions may not be sent there. Why says what is allowed and where names lead, and is not for everybody.
+    #[error("completions may not be sent to the callback URL")]
+    Forbidden(#[source] Forbidden),
     /// Sealed, the callback URL is longer than Temporal takes.
     #[error("the callback URL is too long to be relayed: sealed, it exceeds Temporal's {max} characters by {by}", max = .0.max, by = .0.by)]
     TooLong(TooLong),

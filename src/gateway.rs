@@ -160,7 +160,7 @@ impl Gateway {
             }
             Err(failure) => {
                 visit.record.failed(&failure);
-                failure.into_response()
+                if visit.caller.may_look_inside() { failure.in_full() } else { failure }.into_response()
             }
         };
         if let Some((policy, left)) = visit.left {
@@ -269,13 +269,12 @@ impl Gateway {
         let allowed = self.router.default_policy(&visit.caller_key(), visit.caller.namespace()).timeout;
         let deadline = Deadline::new(visit.record.started(), call.timeout, allowed);
         let unavailable = |why: &str| {
-            let message = format!("endpoint {name:?} is not known, and the registry could not be asked: {why}");
+            let message = format!("endpoint {name:?} is not known, and {why}");
             Failure::new(Reason::RegistryUnavailable, message)
         };
-        let looked_up = timeout_at(deadline.at(), Box::pin(self.look_up(&name))).await;
-        match looked_up {
-            Err(_) => Err(unavailable("no answer before the request's deadline")),
-            Ok(LookUp::Unavailable(why)) => Err(unavailable(&why)),
+        match timeout_at(deadline.at(), Box::pin(self.look_up(&name))).await {
+            Err(_) => Err(unavailable("no registry answered before the request's deadline")),
+            Ok(LookUp::Unavailable(why)) => Err(unavailable("a registry could not be asked").because(why)),
             Ok(LookUp::Found) => self.router.find(&name).ok_or_else(|| unavailable("it changed a moment ago")),
             Ok(LookUp::Absent) => Err(unknown(&name)),
         }

@@ -224,8 +224,10 @@ impl Reason {
 pub struct Failure {
     /// Why.
     pub reason: Reason,
-    /// What a person should know of it; goes to the caller.
+    /// What a person should know of it; goes to the caller, whoever that is.
     pub message: String,
+    /// Why, with addresses and names that are nobody's business outside: for logs, and for callers on trusted listeners.
+    pub detail: Option<String>,
     /// The setting that refused the request, such as `policies[2].rate_limit`.
     pub rule: Option<Arc<str>>,
     /// When it is worth trying again. Temporal callers do not read it; others do.
@@ -235,14 +237,29 @@ pub struct Failure {
 impl Failure {
     /// A failure for `reason`.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), rule: None, retry_after: None }
+        Self { reason, message: message.into(), detail: None, rule: None, retry_after: None }
+    }
+
+    /// The same, for this reason that not everybody is told.
+    #[must_use]
+    pub fn because(self, detail: impl Into<String>) -> Self {
+        Self { detail: Some(detail.into()), ..self }
+    }
+
+    /// The same, telling all that is known of it.
+    #[must_use]
+    pub fn in_full(mut self) -> Self {
+        if let Some(detail) = self.detail.take() {
+            self.message = format!("{}: {detail}", self.message);
+        }
+        self
     }
 
     /// A refusal by the setting `rule`, which is worth trying again in `retry_after`.
     pub fn refused(reason: Reason, rule: impl Into<Arc<str>>, retry_after: Duration, why: impl Display) -> Self {
         let rule = rule.into();
         let message = format!("refused by {rule}: {why}");
-        Self { reason, message, rule: Some(rule), retry_after: Some(retry_after) }
+        Self { reason, message, detail: None, rule: Some(rule), retry_after: Some(retry_after) }
     }
 
     /// Status, headers and body as a caller gets them: header and body agree on retryability.
@@ -297,12 +314,16 @@ impl From<NoCredentials> for Failure {
 
 impl From<SendError> for Failure {
     fn from(error: SendError) -> Self {
-        let reason = match error {
-            SendError::Unresolved(_) | SendError::Unreachable(_) => Reason::UpstreamUnreachable,
-            SendError::Reset(..) => Reason::UpstreamReset,
-            SendError::Malformed(..) => Reason::UpstreamMalformed,
+        let (reason, message) = match error {
+            SendError::Unresolved(_) | SendError::Unreachable(_) => {
+                (Reason::UpstreamUnreachable, "the upstream could not be reached")
+            }
+            SendError::Reset(..) => (Reason::UpstreamReset, "the upstream closed the connection before it answered"),
+            SendError::Malformed(..) => {
+                (Reason::UpstreamMalformed, "the upstream did not answer with well-formed HTTP")
+            }
         };
-        Self::new(reason, error.to_string())
+        Self::new(reason, message).because(error.to_string())
     }
 }
 
@@ -435,8 +456,8 @@ fn check_error(status: StatusCode, error: &HandlerError, temporal: bool) -> Resu
         502 => Err(Failure::new(Reason::UpstreamBadGateway, answered())),
         504 => Err(Failure::new(Reason::UpstreamGatewayTimeout, answered())),
         401 | 403 | 404 if temporal => {
-            let hint = "; is this address the HTTP port of a Temporal frontend with Nexus enabled?";
-            Err(Failure::new(Reason::UpstreamNotNexus, answered() + hint))
+            let hint = "is its address the HTTP port of a Temporal frontend with Nexus enabled?";
+            Err(Failure::new(Reason::UpstreamNotNexus, answered()).because(hint))
         }
         _ if ErrorType::from_status(status).is_some() => Ok(()),
         _ => Err(Failure::new(Reason::UpstreamStatus, answered())),

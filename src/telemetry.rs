@@ -32,6 +32,7 @@ pub use lines::LineWriter;
 use operations::Interned;
 pub use operations::{EndpointMetrics, MethodLabel, OperationMetrics};
 pub use parking::ParkMetrics;
+use record::Details;
 pub use record::Record;
 pub use stage::{Decision, Stage, Withheld, waited_at};
 pub use tls::{Handshake, TlsMetrics};
@@ -122,6 +123,7 @@ pub struct Telemetry {
     pub last_reload_successful: IntGauge,
     /// Metrics whose values are taken from their owners when they are asked for.
     pub scraped: Scraped,
+    details: Details,
     access_log: ArcSwapOption<LineWriter>,
     audit_log: ArcSwapOption<LineWriter>,
     operations: Interned,
@@ -280,6 +282,7 @@ impl Telemetry {
                 "1 where the configuration last read is in force, 0 where it was refused.",
             ),
             scraped: Scraped::new(&make),
+            details: Details::new(),
             access_log: ArcSwapOption::empty(),
             audit_log: ArcSwapOption::empty(),
             operations: Interned::default(),

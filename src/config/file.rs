@@ -75,7 +75,8 @@ pub(super) struct File {
 pub(super) struct Listener {
     /// IP:PORT; port 0 takes a free one.
     pub(super) address: Option<Checked<Address>>,
-    /// Whether callers there may steer Temporal's internals by headers. Default: trusted on a loopback address.
+    /// Whether callers there may steer Temporal's internals by headers, and read in failures which address or cluster failed
+    /// and how. Default: trusted on a loopback address.
     pub(super) trust: Option<Trust>,
     /// TLS; nothing else is spoken there then. Left out: cleartext.
     pub(super) tls: Option<ServerTls>,

@@ -202,12 +202,8 @@ impl Gateway {
         }
         let looked_up = Box::pin(self.registry.look_up_since(endpoint.name(), Instant::now())).await;
         if let LookUp::Unavailable(why) = looked_up {
-            let message = format!(
-                "the cluster answered 404, and its registry could not be asked whether endpoint {:?} \
-                still exists: {why}",
-                endpoint.name()
-            );
-            return Err(Failure::new(Reason::RegistryUnavailable, message));
+            let message = format!("nobody could be asked whether endpoint {:?} still exists", endpoint.name());
+            return Err(Failure::new(Reason::RegistryUnavailable, message).because(why));
         }
         // The look-up took its time.
         let in_time = Instant::now() <= deadline.last_start();

@@ -12,7 +12,7 @@ use crate::admission::authorize::ANONYMOUS;
 use crate::body::Content;
 use crate::callback::seal::Refused;
 use crate::callback::tokens::Canceled;
-use crate::callback::{About, Callbacks};
+use crate::callback::{About, Callbacks, Unsealable};
 use crate::nexus::{Call, headers};
 use crate::response::{Failure, Reason};
 use crate::route::{Endpoint, Policy, TokenRule};
@@ -60,7 +60,13 @@ impl Gateway {
             self.router.url_of_cluster(&self.registry.cluster_of_id(id)?)
         };
         let sealed = callbacks.seal_start(start, about, home);
-        let sealed = sealed.map_err(|error| Failure::new(Reason::BadCallback, error.to_string()))?;
+        let sealed = sealed.map_err(|error| {
+            let failure = Failure::new(Reason::BadCallback, error.to_string());
+            match error {
+                Unsealable::Forbidden(why) => failure.because(why.to_string()),
+                _ => failure,
+            }
+        })?;
         if sealed {
             self.telemetry.sealed(endpoint);
         }

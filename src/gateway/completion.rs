@@ -74,10 +74,7 @@ impl Gateway {
             body = redact_completion(&mut head.headers, body);
         }
 
-        let upstream = completions.destinations.find(&home.destination).map_err(|forbidden| {
-            tracing::warn!(endpoint = home.origin.endpoint, %forbidden, "a completion waits: callbacks.allow has changed");
-            Failure::new(Reason::DestinationForbidden, "completions may not be sent there at present")
-        })?;
+        let upstream = completions.destinations.find(&home.destination).map_err(|why| forbidden(&why))?;
         let request = Outgoing::raw(home.destination.uri(), head.headers, body);
         let purse = completions.purse(&home.destination);
         let answer = self.send_home(visit, (&upstream, purse), request, &policy, &deadline).await?;
@@ -134,9 +131,8 @@ impl Gateway {
             body = redact_completion(&mut head.headers, body);
         }
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-        let forbidden = |forbidden: Forbidden| Failure::new(Reason::DestinationForbidden, forbidden.to_string());
-        let destination = Destination::parse(&format!("{home}{path}")).map_err(forbidden)?;
-        let upstream = completions.destinations.find(&destination).map_err(forbidden)?;
+        let destination = Destination::parse(&format!("{home}{path}")).map_err(|why| forbidden(&why))?;
+        let upstream = completions.destinations.find(&destination).map_err(|why| forbidden(&why))?;
         visit.record.target(&destination);
         let request = Outgoing::raw(destination.uri(), head.headers, body);
         let purse = completions.purse(&destination);
@@ -235,10 +231,17 @@ fn delivered_before((answer, outcome): (Response<Content>, Outcome), replayed: b
     (answer, outcome)
 }
 
-/// What went wrong is for the log: it names addresses, which are not the sender's business.
+/// Its sender will try again.
 fn unreached(upstream: &Upstream, error: SendError) -> Failure {
-    tracing::warn!(destination = upstream.name(), %error, "a completion could not be delivered; its sender will try again");
+    let detail = format!("{}: {error}", upstream.name());
     Failure { message: "the destination of the completion could not be reached".into(), ..Failure::from(error) }
+        .because(detail)
+}
+
+/// It waits with its sender: `callbacks.allow` may be changed back.
+fn forbidden(forbidden: &Forbidden) -> Failure {
+    let message = "completions may not be sent there at present";
+    Failure::new(Reason::DestinationForbidden, message).because(forbidden.to_string())
 }
 
 fn relays_nothing() -> Failure {

@@ -233,7 +233,7 @@ impl Gateway {
 
     /// What is kept of an operation that its target runs; none where the cancel ends here.
     async fn cancel_waiting(&self, relay: &Callbacks, park: &Park, id: Id) -> Result<Option<Vec<u8>>, Failure> {
-        let broken = |error: StoreError| unavailable(&error.to_string());
+        let broken = |error: StoreError| unavailable("its store does not answer").because(error.to_string());
         let row = match park.find(id).await.map_err(broken)? {
             Some(row) if row.state == State::Waiting => row,
             Some(Row { state: State::Started, content, .. }) => return Ok(Some(content)),

@@ -39,6 +39,9 @@ pub struct Line {
     pub(super) outcome: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<&'static str>,
+    /// Why the gateway failed it, as callers on trusted listeners are told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) detail: Option<String>,
     /// The setting that refused the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rule: Option<Arc<str>>,
@@ -81,6 +84,7 @@ impl Line {
             method: None,
             outcome: None,
             reason: None,
+            detail: None,
             rule: None,
             allowed_by: None,
             status: None,

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
@@ -16,6 +17,9 @@ use crate::body::{Broken, OnEnd};
 use crate::nexus::Method;
 use crate::resilience::park::ParkReason;
 use crate::response::{Failure, Outcome, Reason};
+
+/// Longest detail of a failure in a line, in characters: it has a part for each address of a target.
+const MAX_DETAIL: usize = 500;
 
 /// What becomes of a request. Dropping it writes it.
 pub struct Record {
@@ -126,9 +130,13 @@ impl Record {
         if let Some(rule) = &failure.rule {
             self.telemetry.count_refusal(rule, failure.reason);
         }
+        if let Some(detail) = &failure.detail {
+            self.telemetry.details.note(failure.reason, detail);
+        }
         if let Some(line) = &mut self.line {
             line.status = Some(failure.reason.kind().status().as_u16());
             line.rule.clone_from(&failure.rule);
+            line.detail = failure.detail.as_deref().map(|detail| detail.chars().take(MAX_DETAIL).collect());
         }
     }
 
@@ -194,6 +202,26 @@ impl Record {
                 Outcome::OperationCanceled => OutcomeLabel::OperationCanceled,
                 Outcome::HandlerError(_) => OutcomeLabel::HandlerError,
             },
+        }
+    }
+}
+
+/// Counts failures that have more to them than all callers are told.
+pub(super) struct Details([AtomicU64; Reason::ALL.len()]);
+
+impl Details {
+    pub(super) fn new() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+
+    /// Logs each power of two of a reason for everybody: enough to be seen, too little for callers to fill a disk.
+    fn note(&self, reason: Reason, detail: &str) {
+        let so_far = self.0[reason as usize].fetch_add(1, Ordering::Relaxed) + 1;
+        let reason = reason.name();
+        if so_far.is_power_of_two() {
+            tracing::warn!(reason, detail, so_far, "requests failed");
+        } else {
+            tracing::debug!(reason, detail, so_far, "requests failed");
         }
     }
 }

@@ -40,6 +40,7 @@ mod sealed_tokens;
 mod secrets;
 mod shedding;
 mod smuggling;
+mod strangers;
 mod tls;
 mod tls_completions;
 mod tls_upstream;
