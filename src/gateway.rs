@@ -272,20 +272,22 @@ impl Gateway {
             let message = format!("endpoint {name:?} is not known, and {why}");
             Failure::new(Reason::RegistryUnavailable, message)
         };
-        match timeout_at(deadline.at(), Box::pin(self.look_up(&name))).await {
+        let by = visit.caller_key();
+        match timeout_at(deadline.at(), Box::pin(self.look_up(&name, &by))).await {
             Err(_) => Err(unavailable("no registry answered before the request's deadline")),
             Ok(LookUp::Unavailable(why)) => Err(unavailable("a registry could not be asked").because(why)),
+            Ok(LookUp::TooMany) => Err(unavailable("too many look-ups wait for the registries")),
             Ok(LookUp::Found) => self.router.find(&name).ok_or_else(|| unavailable("it changed a moment ago")),
             Ok(LookUp::Absent) => Err(unknown(&name)),
         }
     }
 
     /// Asks the registry for a name that the table does not have.
-    async fn look_up(&self, name: &str) -> LookUp {
-        let looked_up = self.registry.look_up(name).await;
+    async fn look_up(&self, name: &str, by: &CallerKey) -> LookUp {
+        let looked_up = self.registry.look_up(name, by).await;
         if looked_up == LookUp::Found && self.router.find(name).is_none() {
             // It was found a moment ago and is gone again, renamed or deleted.
-            return self.registry.look_up_since(name, Instant::now()).await;
+            return self.registry.look_up_since(name, by, Instant::now()).await;
         }
         looked_up
     }

@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -24,7 +23,7 @@ mod merge;
 pub mod temporal;
 
 use copy::Copies;
-use look_up::Known;
+use look_up::LookUps;
 pub use look_up::{LookUp, LookUpCounts};
 pub use merge::{CONFIGURATION, Conflict, Entry, IDS, Snapshot};
 use temporal::{Client, Listing};
@@ -143,9 +142,7 @@ pub struct Registry {
     state: Mutex<State>,
     publish: Publish,
     copies: Copies,
-    look_ups: moka::future::Cache<Box<str>, Known>,
-    look_up_permits: Semaphore,
-    counts: LookUpCounts,
+    look_ups: LookUps,
     wallet: Arc<Wallet>,
     /// Where polls and look-ups run: not on the threads that carry requests.
     runtime: Handle,
@@ -187,9 +184,7 @@ impl Registry {
             state: Mutex::default(),
             publish: Box::new(publish),
             copies: Copies::new(directory),
-            look_ups: look_up::cache(),
-            look_up_permits: look_up::permits(),
-            counts: LookUpCounts::default(),
+            look_ups: LookUps::new(),
             wallet,
             runtime: Handle::current(),
         })

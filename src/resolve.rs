@@ -1,7 +1,7 @@
 //! `nexus-gateway resolve`: where an endpoint leads, by which source, under which policy, and why.
 
 use std::fmt::{Display, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use crate::admission::authorize::Who;
@@ -58,7 +58,7 @@ pub async fn resolve(settings: Settings, name: &str, question: Question<'_>) -> 
     registry.configure(&settings.clusters, settings.endpoints.clone());
 
     // Also where the configuration has the name: a cluster may have it, too.
-    let looked_up = registry.look_up(name).await;
+    let looked_up = registry.look_up(name, &IpAddr::from(Ipv4Addr::UNSPECIFIED).into()).await;
     let table = router.table();
     match (router.find(name), looked_up) {
         (Some(endpoint), looked_up) => {

@@ -74,7 +74,7 @@ const ARROWS: [(&str, &[&str]); 24] = [
     ("callback", &["admission", "body", "credentials", "nexus", "tls", "upstream"]),
     ("park", &["resilience", "tls"]),
     ("upstream", &["credentials", "nexus", "resilience", "tls"]),
-    ("registry", &["credentials", "fetch", "nexus"]),
+    ("registry", &["credentials", "fetch", "gates", "nexus"]),
     ("fetch", &["tls"]),
     ("credentials", &["admission", "fetch", "secret", "tls"]),
     ("secret", &[]),

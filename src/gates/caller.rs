@@ -22,7 +22,8 @@ impl CallerKey {
     }
 
     /// The same for all addresses of an IPv6 /64: whoever has one of them has them all.
-    pub(super) fn network(&self) -> Self {
+    #[must_use]
+    pub fn network(&self) -> Self {
         match &self.0 {
             Known::Address(IpAddr::V6(address)) => {
                 Self(Known::Address(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into()))

@@ -200,10 +200,16 @@ impl Gateway {
         if !visit.by_name || !may_be_gone(endpoint, &answer.0) || Instant::now() > deadline.last_start() {
             return Ok(answer);
         }
-        let looked_up = Box::pin(self.registry.look_up_since(endpoint.name(), Instant::now())).await;
-        if let LookUp::Unavailable(why) = looked_up {
-            let message = format!("nobody could be asked whether endpoint {:?} still exists", endpoint.name());
-            return Err(Failure::new(Reason::RegistryUnavailable, message).because(why));
+        let (name, by) = (endpoint.name(), visit.caller_key());
+        let looked_up = Box::pin(self.registry.look_up_since(name, &by, Instant::now())).await;
+        let doubtful = || {
+            let message = format!("nobody could be asked whether endpoint {name:?} still exists");
+            Failure::new(Reason::RegistryUnavailable, message)
+        };
+        match looked_up {
+            LookUp::Unavailable(why) => return Err(doubtful().because(why)),
+            LookUp::TooMany => return Err(doubtful()),
+            LookUp::Found | LookUp::Absent => {}
         }
         // The look-up took its time.
         let in_time = Instant::now() <= deadline.last_start();

@@ -120,6 +120,51 @@ async fn requests_for_one_unknown_name_wait_for_one_look_up() {
 }
 
 #[tokio::test]
+async fn a_look_up_that_failed_is_not_made_again_at_once() {
+    let cluster = Cluster::serving(vec![]);
+    let gateway = Gateway::serving(&cluster).await;
+    gateway.until_ready().await;
+    cluster.state().mood = Mood::Gone;
+    for _ in 0..5 {
+        UNAVAILABLE.assert_is(&gateway.call(&start("pay")).await, "gone");
+    }
+    let asked = cluster.asked().iter().filter(|target| target.contains("name=pay")).count();
+    // Two where a slow machine lets the first outcome expire.
+    assert!((1..5).contains(&asked), "{asked}");
+    cluster.state().mood = Mood::Well;
+    cluster.state().endpoints.push(listed("pay", 1));
+    gateway.until_status(&start("pay"), 200).await;
+}
+
+#[tokio::test]
+async fn a_caller_of_many_made_up_names_leaves_look_ups_to_others() {
+    let cluster = Cluster::serving(vec![listed("new", 1)]);
+    let gateway = Gateway::serving(&cluster).await;
+    gateway.until_ready().await;
+    let gate = Gate::new();
+    cluster.state().mood = Mood::Stalled(gate.clone());
+    let mut waiting = Vec::new();
+    for number in 0..20 {
+        let mut caller = Caller::connect_from([127, 0, 0, 2].into(), gateway.data()).await;
+        caller.send(start(&format!("made-up-{number}")).bytes()).await;
+        waiting.push(caller);
+    }
+    // Those beyond its share fail at once, and the rest wait.
+    gateway.counts("nexus_gateway_registry_lookups_total", &[("result", "error")], 12.0).await;
+    cluster.state().endpoints.push(listed("newer", 2));
+    let mut other = gateway.connect().await;
+    other.send(start("newer").bytes()).await;
+    eventually(|| cluster.asked().iter().any(|target| target.contains("name=newer"))).await;
+    gate.open();
+    assert_eq!(other.answer().await.status(), 200);
+    let mut ends = Vec::new();
+    for caller in &mut waiting {
+        ends.push(caller.answer().await.status());
+    }
+    assert_eq!(ends.iter().filter(|status| **status == 404).count(), 8, "{ends:?}");
+}
+
+#[tokio::test]
 async fn a_gateway_that_starts_while_its_cluster_is_down_serves_what_the_last_one_knew() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let cluster = Cluster::serving(vec![listed("pay", 1)]);
