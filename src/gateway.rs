@@ -218,7 +218,7 @@ impl Gateway {
         let relay = completions.as_ref().and_then(|completions| completions.relay.as_ref());
         let relay = relay.filter(|_| governed.policy.relay);
         let sealing = relay.filter(|_| call.path.method == Method::Start && leaves_home(&head, &endpoint));
-        let parking = Parking::of(self, &head, &call, &governed.policy, relay);
+        let parking = Parking::of(self, (&head, &call), &endpoint, &governed.policy, relay);
         let key = if sealing.is_some() || parking.is_some() || terms.sealed {
             call.path.key(head.uri.path()).to_owned()
         } else {

@@ -49,8 +49,8 @@ impl<'a> Parking<'a> {
     /// How `start` is parked, if it may be: it has a callback, a request id of its caller's own, and a policy that says so.
     pub(super) fn of(
         gateway: &Gateway,
-        start: &Parts,
-        call: &Call,
+        (start, call): (&Parts, &Call),
+        endpoint: &Endpoint,
         policy: &'a Policy,
         relay: Option<&'a Callbacks>,
     ) -> Option<Self> {
@@ -58,6 +58,9 @@ impl<'a> Parking<'a> {
         let (relay, park) = (relay?, gateway.park.load_full()?);
         let request_id = start.headers.get(&headers::REQUEST_ID)?.to_str().ok()?;
         let fits = call.path.method == Method::Start && (1..=MAX_REQUEST_ID).contains(&request_id.len());
+        // It is sent by name: one that is served by its id only would end at another endpoint.
+        let named = gateway.router.find(endpoint.name())?;
+        let fits = fits && named.entry().source == endpoint.entry().source;
         let callback = callback_of(start.uri.query()).filter(|callback| fits && !relay.is_of_parked(callback));
         callback.map(|_| Self { park, relay, rule })
     }

@@ -30,8 +30,12 @@ fn parking(handler: &Handler) -> Settings {
 }
 
 fn start_of(home: &Handler, id: &str) -> Request {
+    start_at("pay", home, id)
+}
+
+fn start_at(endpoint: &str, home: &Handler, id: &str) -> Request {
     let callback = utf8_percent_encode(&format!("{}/callback?x=1", home.url()), NON_ALPHANUMERIC).to_string();
-    to(format!("/nexus/endpoints/pay/services/Svc/op?callback={callback}&more=1"))
+    to(format!("/nexus/endpoints/{endpoint}/services/Svc/op?callback={callback}&more=1"))
         .header("Content-Type", "application/json")
         .header("Nexus-Request-Id", id)
         .header("Nexus-Callback-Temporal-Callback-Token", TOKEN)
@@ -278,6 +282,18 @@ async fn what_does_not_fit_is_refused_as_before() {
     token_of(&gateway.call(&start_of(&home, "one")).await);
     assert_eq!(gateway.call(&start_of(&home, "two")).await.status(), 503);
     gateway.counts("nexus_gateway_park_refused_total", &[("endpoint", "pay"), ("why", "endpoint_max")], 1.0).await;
+}
+
+#[tokio::test]
+async fn a_start_of_an_endpoint_that_has_lost_its_name_is_not_parked_for_the_one_that_has_it() {
+    let (own, home) = (Handler::answering(ok()), caller_home());
+    let busy = handler_error("503 Service Unavailable", "UNAVAILABLE", Some(true), &[]);
+    let cluster = Cluster::serving(vec![listed("pay", 1)]).answering(busy);
+    let clusters = vec![discovered("home", cluster.url())];
+    let gateway = Gateway::start(Settings { clusters, ..parking(&own) }).await;
+    gateway.counts("nexus_gateway_registry_conflicts", &[], 1.0).await;
+    assert_eq!(gateway.call(&start_at(&id(1), &home, "one")).await.status(), 503);
+    assert!(own.requests().is_empty() && cluster.dispatched().len() == 1);
 }
 
 #[tokio::test]
