@@ -135,7 +135,7 @@ impl Connection {
     {
         let Self { worker, gateway, telemetry, peer, settings, conduct, pulse } = self;
         pulse.framed();
-        let layer = Counted::new(http2::frame_limits(&settings), Arc::clone(&conduct));
+        let layer = Counted::new(http2::frame_limits(&settings), Arc::clone(&conduct), Arc::clone(&pulse));
         let stream = Layered { stream, layer };
         let builder = http2::builder(&settings, &telemetry);
         let peer = Arc::new(peer);

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::cuts::Conduct;
 use super::layer::Layer;
+use super::pulse::Pulse;
 
 /// Bytes before the first frame (RFC 9113 §3.4), and of each frame's head (§4.1).
 const PREFACE: usize = 24;
@@ -60,6 +61,8 @@ pub(super) struct Frames {
     others: Allowance,
     /// Bytes of the header block that comes.
     block: usize,
+    /// Whether more frames of it have to come.
+    continues: bool,
     /// Number of the last stream, and how many there were.
     last_stream: u32,
     streams: usize,
@@ -80,6 +83,7 @@ impl Frames {
             empty: per_second(10, 100),
             others: per_second(100, 1000),
             block: 0,
+            continues: false,
             last_stream: 0,
             streams: 0,
         }
@@ -104,6 +108,11 @@ impl Frames {
             }
         }
         Ok(())
+    }
+
+    /// Whether a header block has begun to come and has not ended.
+    pub(super) fn is_in_block(&self) -> bool {
+        self.continues || self.skip > 0 && matches!(self.head[3], HEADERS | CONTINUATION)
     }
 
     fn frame(&mut self, now: Instant) -> Result<(), &'static str> {
@@ -135,6 +144,7 @@ impl Frames {
         } else if length == 0 && flags & END_HEADERS == 0 {
             return Err("header_block");
         }
+        self.continues = flags & END_HEADERS == 0;
         self.block += length;
         if self.block > self.limits.block {
             return Err("header_block");
@@ -170,15 +180,16 @@ impl Allowance {
     }
 }
 
-/// Ends a stream where there is too much of something.
+/// Ends a stream where there is too much of something, and tells its pulse when heads come.
 pub(super) struct Counted {
     frames: Frames,
     conduct: Arc<Conduct>,
+    pulse: Arc<Pulse>,
 }
 
 impl Counted {
-    pub(super) fn new(limits: FrameLimits, conduct: Arc<Conduct>) -> Self {
-        Self { frames: Frames::new(limits, Instant::now()), conduct }
+    pub(super) fn new(limits: FrameLimits, conduct: Arc<Conduct>, pulse: Arc<Pulse>) -> Self {
+        Self { frames: Frames::new(limits, Instant::now()), conduct, pulse }
     }
 }
 
@@ -190,6 +201,7 @@ impl Layer for Counted {
         let before = buf.filled().len();
         ready!(Pin::new(stream).poll_read(cx, buf))?;
         let looked = self.frames.look(&buf.filled()[before..], Instant::now());
+        self.pulse.head(self.frames.is_in_block());
         Poll::Ready(looked.map_err(|much| {
             self.conduct.cut(much);
             io::Error::new(io::ErrorKind::InvalidData, format!("too many {much}"))
@@ -250,6 +262,29 @@ mod tests {
             let _ = taken(&frame, &mut frames, now);
             frames.skip = 0;
             assert_eq!(taken(&frame, &mut frames, now + Duration::from_secs(1)), Ok(each_second), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_header_block_begins_with_its_first_byte_and_ends_with_its_last() {
+        let now = Instant::now();
+        let mut frames = begun(now);
+        let mut comes = |piece: &[u8]| {
+            assert_eq!(frames.look(piece, now), Ok(()));
+            frames.is_in_block()
+        };
+        for (kind, flags, is_open) in [
+            (PING, 0, false),
+            (HEADERS, 0, true),
+            (CONTINUATION, 0, true),
+            (CONTINUATION, END_HEADERS, false),
+            (HEADERS, END_HEADERS | END_STREAM, false),
+            (DATA, 0, false),
+        ] {
+            let frame = frame(kind, flags, 1, 8);
+            let (begins, ends) = frame.split_at(HEAD + 1);
+            let is_of_block = matches!(kind, HEADERS | CONTINUATION);
+            assert_eq!((comes(begins), comes(ends)), (is_of_block, is_open), "{kind} {flags}");
         }
     }
 

@@ -84,24 +84,26 @@ pub(super) struct Pulse {
     unread: AtomicUsize,
     /// Whether bytes alone say nothing: HTTP/2 has more than requests.
     framed: AtomicBool,
+    /// Whether the head of another request is coming, there.
+    head: AtomicBool,
 }
 
 impl Pulse {
     pub(super) fn new(ticks: &Arc<Ticks>) -> Self {
-        let (since, framed) = (AtomicU64::new(0), AtomicBool::new(false));
         let pulse = Self {
             ticks: Arc::clone(ticks),
-            since,
+            since: AtomicU64::new(0),
             beats: AtomicU32::new(0),
             unread: AtomicUsize::new(0),
             blocked: AtomicU32::new(0),
-            framed,
+            framed: AtomicBool::new(false),
+            head: AtomicBool::new(false),
         };
         pulse.enter(State::Idle);
         pulse
     }
 
-    /// From now on the connection speaks HTTP/2: what comes is no head until a request says so.
+    /// From now on the connection speaks HTTP/2: what comes is no head unless that is said.
     pub(super) fn framed(&self) {
         self.framed.store(true, Ordering::Relaxed);
         self.enter(State::Idle);
@@ -118,8 +120,21 @@ impl Pulse {
     /// A request's answer is complete.
     fn end(&self) {
         if self.beats.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.enter(State::Idle);
+            self.rest();
         }
+    }
+
+    /// Bytes of HTTP/2 came, after which a head is incomplete or none is.
+    pub(super) fn head(&self, comes: bool) {
+        self.head.store(comes, Ordering::Relaxed);
+        if matches!((self.state().0, comes), (State::Idle, true) | (State::Head, false)) {
+            self.rest();
+        }
+    }
+
+    /// No request is being answered.
+    fn rest(&self) {
+        self.enter(if self.head.load(Ordering::Relaxed) { State::Head } else { State::Idle });
     }
 
     /// Bytes came.
@@ -143,8 +158,11 @@ impl Pulse {
                 if !self.framed.load(Ordering::Relaxed) {
                     self.blocked.fetch_add(self.ticks.now().wrapping_sub(since), Ordering::Relaxed);
                 }
-                let is_busy = self.beats.load(Ordering::Relaxed) > 0;
-                self.enter(if is_busy { State::Busy } else { State::Idle });
+                if self.beats.load(Ordering::Relaxed) > 0 {
+                    self.enter(State::Busy);
+                } else {
+                    self.rest();
+                }
             }
             _ => {}
         }
@@ -283,6 +301,29 @@ mod tests {
         assert!(!overdue(&pulse));
         ticks.advance();
         assert!(overdue(&pulse), "frames without a request give no more time");
+    }
+
+    #[test]
+    fn a_head_of_http2_has_its_time_whatever_came_before_it() {
+        let ticks = Arc::new(Ticks::default());
+        let pulse = Arc::new(Pulse::new(&ticks));
+        pulse.framed();
+        pulse.head(true);
+        (0..2).for_each(|_| ticks.advance());
+        pulse.head(true);
+        assert!(!overdue(&pulse));
+        ticks.advance();
+        assert!(overdue(&pulse), "more frames of the same block give no more time");
+        pulse.head(false);
+        assert!(!overdue(&pulse));
+
+        let beat = Beat::begin(&pulse);
+        pulse.head(true);
+        (0..100).for_each(|_| ticks.advance());
+        assert!(!overdue(&pulse), "another request is being answered");
+        drop(beat);
+        (0..3).for_each(|_| ticks.advance());
+        assert!(overdue(&pulse));
     }
 
     #[test]

@@ -122,6 +122,22 @@ async fn who_had_too_many_connections_cut_gets_no_new_one_and_keeps_those_that_a
 }
 
 #[tokio::test]
+async fn a_head_that_takes_too_long_ends_its_connection() {
+    let handler = Handler::answering(ok());
+    let mut settings = bounded(&handler);
+    // As short as the reaper can tell apart.
+    settings.server.head_timeout = Duration::from_millis(500);
+    let gateway = Gateway::start(settings).await;
+    let whole = frame(HEADERS, END_HEADERS, 1, &block());
+    for beginning in [&frame(HEADERS, END_STREAM, 1, &block()), &whole[..whole.len() - 1]] {
+        let mut caller = gateway.connect().await;
+        caller.send([PREFACE, &frame(SETTINGS, 0, 0, &[]), beginning].concat()).await;
+        caller.closed().await;
+    }
+    gateway.counts("nexus_gateway_connections_reaped_total", &[], 2.0).await;
+}
+
+#[tokio::test]
 async fn no_peer_takes_all_connections() {
     let handler = Handler::answering(ok());
     let server = ServerSettings { max_connections_per_peer: 2, ..settings().server };
