@@ -186,7 +186,8 @@ impl Gateway {
     }
 
     /// Sends the request. Where the cluster does not know the endpoint's id any more, the endpoint may have been
-    /// deleted and created again since the registry was read: then once more, to the one that there is now.
+    /// deleted and created again since the registry was read: then once more, to the one that there is now, if it leads
+    /// to the same target.
     async fn ask(
         &self,
         visit: &mut Visit,
@@ -211,20 +212,20 @@ impl Gateway {
             LookUp::TooMany => return Err(doubtful()),
             LookUp::Found | LookUp::Absent => {}
         }
-        // The look-up took its time.
-        let in_time = Instant::now() <= deadline.last_start();
-        match self.router.find(endpoint.name()).filter(|_| in_time) {
-            // What the caller may call was decided by the name.
-            Some(now)
-                if now.name() == endpoint.name()
-                    && now.entry().source == endpoint.entry().source
-                    && now.prefix() != endpoint.prefix() =>
-            {
-                request.redirect(crossing(&now, &visit.caller));
-                Box::pin(send(visit, call, &now, request, Instant::now(), deadline, sent)).await
-            }
-            _ => Ok(answer),
+        let Some(now) = self.router.find(endpoint.name()).filter(|now| is_instead_of(now, endpoint)) else {
+            return Ok(answer);
+        };
+        // Seals, and what passes of the caller's credentials, were made for the target that there was.
+        if now.target_ref() != endpoint.target_ref() {
+            let message = format!("endpoint {:?} was given another target a moment ago", endpoint.name());
+            return Err(Failure::new(Reason::RegistryUnavailable, message));
         }
+        // The look-up took its time.
+        if Instant::now() > deadline.last_start() {
+            return Ok(answer);
+        }
+        request.redirect(crossing(&now, &visit.caller));
+        Box::pin(send(visit, call, &now, request, Instant::now(), deadline, sent)).await
     }
 
     /// Whether there is another attempt after a loss; waits for it.
@@ -290,6 +291,11 @@ fn may_be_gone(endpoint: &Endpoint, answer: &response::Parts) -> bool {
     answer.status == http::StatusCode::NOT_FOUND
         && endpoint.is_dispatched_by_id()
         && !answer.headers.contains_key(&crate::nexus::headers::FAILURE_SOURCE)
+}
+
+/// Whether an endpoint took the place of one that is gone. What the caller may call was decided by the name.
+fn is_instead_of(now: &Endpoint, gone: &Endpoint) -> bool {
+    now.name() == gone.name() && now.entry().source == gone.entry().source && now.prefix() != gone.prefix()
 }
 
 /// Whether a 502, 503 or 504 came from whom the request was for, or else, why it is the address's own.

@@ -67,13 +67,16 @@ impl Outgoing {
         whole.get(self.prefix..).unwrap_or_default()
     }
 
-    /// The same request for another target.
+    /// The same request for another target. Of what the last one got it takes along only what the new one gets as well, and
+    /// nothing that the gateway showed there.
     pub fn redirect(&mut self, crossing: Crossing<'_>) {
         let tail = self.uri.path().get(self.prefix..).unwrap_or_default();
         if let Some(uri) = uri(crossing.prefix, tail, self.uri.query()) {
             self.uri = uri;
             self.prefix = crossing.prefix.len();
         }
+        self.shown = HeaderMap::new();
+        crossing.pass.clean(&mut self.headers);
         strip_callback_source(&mut self.headers, crossing.cluster_id);
     }
 
@@ -138,6 +141,8 @@ fn ensure_request_id(headers: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
+    use http::header::{AUTHORIZATION, COOKIE};
+
     use super::*;
 
     const CROSSING: Crossing<'_> = Crossing {
@@ -148,13 +153,17 @@ mod tests {
     };
 
     fn outgoing(uri: &str, headers: &[(&'static str, &str)]) -> Outgoing {
+        outgoing_to(CROSSING, uri, headers)
+    }
+
+    fn outgoing_to(crossing: Crossing<'_>, uri: &str, headers: &[(&'static str, &str)]) -> Outgoing {
         let mut request = http::Request::post(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let head = request.body(()).unwrap().into_parts().0;
         let call = Call::read(&head).unwrap();
-        Outgoing::new(head, &call, CROSSING, Bytes::new()).unwrap()
+        Outgoing::new(head, &call, crossing, Bytes::new()).unwrap()
     }
 
     #[test]
@@ -181,6 +190,24 @@ mod tests {
         assert_eq!(out.tail(), "S%20/o/cancel?token=t");
         let again = Outgoing::again(out.tail(), out.headers.clone(), out.body.clone(), CROSSING).unwrap();
         assert_eq!(again.uri.to_string(), "/nexus/endpoints/ID/services/S%20/o/cancel?token=t");
+    }
+
+    #[test]
+    fn a_redirected_request_takes_along_only_what_the_new_target_gets() {
+        let shown = |first: Pass, then: Pass| {
+            let headers = [("authorization", "planted"), ("cookie", "planted"), ("nexus-callback-source", "here")];
+            let mut out =
+                outgoing_to(Crossing { pass: first, ..CROSSING }, "/nexus/endpoints/pay/services/S/o", &headers);
+            out.show(HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static("own"))]));
+            out.redirect(Crossing { cluster_id: Some("there"), pass: then, ..CROSSING });
+            let sent = out.headers_at(Instant::now());
+            [AUTHORIZATION, COOKIE, headers::CALLBACK_SOURCE.clone()].map(|name| sent.contains_key(name))
+        };
+        let pass = |authorization, cookie| Pass { authorization, cookie };
+        assert_eq!(shown(pass(true, true), pass(true, true)), [true, true, false]);
+        assert_eq!(shown(pass(true, true), pass(false, true)), [false, true, false]);
+        assert_eq!(shown(pass(true, true), pass(true, false)), [true, false, false]);
+        assert_eq!(shown(pass(false, false), pass(false, false)), [false, false, false]);
     }
 
     #[test]

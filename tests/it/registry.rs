@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nexus_gateway::config::Settings;
+use nexus_gateway::credentials::Pass;
 use nexus_gateway::nexus::ErrorType;
 use nexus_gateway::registry::{ClusterSettings, DiscoverSettings};
 use serde_json::Value;
@@ -10,6 +11,7 @@ use serde_json::Value;
 use crate::harness::*;
 
 const ABSENT: Expected = failure("unknown_endpoint", ErrorType::NotFound, false);
+const CHANGED: Expected = failure("registry_unavailable", ErrorType::Unavailable, true);
 
 async fn gateway_of(clusters: Vec<ClusterSettings>) -> Gateway {
     Gateway::start(Settings { clusters, ..settings() }).await
@@ -93,6 +95,31 @@ async fn a_request_follows_an_endpoint_that_was_deleted_and_created_again() {
         let last = cluster.dispatched().pop().expect("a request came");
         assert!(last.target().contains(&id(now)), "{}", last.target());
     }
+}
+
+/// What was decided for its old target, such as which of the caller's credentials pass, is not decided for the new one.
+#[tokio::test]
+async fn a_request_follows_its_endpoint_to_no_other_target() {
+    let elsewhere = Handler::answering(ok());
+    let mut queue = listed("pay", 2);
+    queue["spec"]["target"]["worker"]["taskQueue"] = "another".into();
+    for moved in [queue, listed_external("pay", 2, &elsewhere.url())] {
+        let cluster = Cluster::serving(vec![listed("pay", 1)]);
+        let mut home = discovered("home", cluster.url());
+        home.discover.as_mut().expect("it is discovered").externals = true;
+        home.outward.pass = Pass { authorization: true, cookie: true };
+        let gateway = gateway_of(vec![home]).await;
+        gateway.until_ready().await;
+        cluster.state().endpoints = vec![moved.clone()];
+        let request =
+            start("pay").header("Authorization", "Bearer planted-callers").header("Cookie", "a=planted-cookie");
+        CHANGED.assert_is(&gateway.call(&request).await, &moved.to_string());
+        assert!(elsewhere.requests().is_empty(), "{moved}");
+        assert!(cluster.dispatched().iter().all(|request| request.target().contains(&id(1))), "{moved}");
+        assert_eq!(gateway.call(&request).await.status(), 200, "{moved}: the next one goes there");
+    }
+    let seen = elsewhere.request();
+    assert_eq!([seen.header("authorization"), seen.header("cookie")], [None; 2]);
 }
 
 #[tokio::test]
