@@ -26,6 +26,7 @@ pub mod seal;
 pub mod tokens;
 
 use destination::{Destination, Destinations, Forbidden};
+use seal::codec::Writer;
 use seal::{Keyring, Operation, Origin, Refused, TargetRef, TooLong};
 use tokens::Tokens;
 
@@ -106,6 +107,8 @@ pub struct About<'a> {
     pub key: &'a str,
     /// Who calls.
     pub caller: &'a str,
+    /// The namespace that it calls from, where that is known.
+    pub namespace: Option<&'a str>,
     /// Where it goes, if its cancels shall follow it there.
     pub target: Option<TargetRef>,
 }
@@ -184,8 +187,8 @@ impl Callbacks {
         Origin {
             url,
             endpoint: format!("{}/{}", about.endpoint, about.key),
+            caller: about.called().into_owned(),
             target: about.target.map(|target| target.to_string()).unwrap_or_default(),
-            caller: short(about.caller).into_owned(),
             issued,
             expires: issued.saturating_add(holds.as_secs()),
             request_id: request_id(start),
@@ -242,13 +245,30 @@ impl Callbacks {
     }
 }
 
-/// What seals call a caller: itself, or what its name comes to where that is long, since the callback URL has little room.
-fn short(caller: &str) -> Cow<'_, str> {
-    if caller.len() <= MAX_CALLER && !caller.starts_with('~') {
-        return Cow::Borrowed(caller);
+/// What seals call a caller: by its name, or by what that and its namespace come to where the name is long or there is a
+/// namespace, since the callback URL has little room. No two callers are called the same.
+fn called<'a>(name: &'a str, namespace: Option<&str>) -> Cow<'a, str> {
+    let shortened = |mark: &str, content: &[u8]| {
+        let digest = digest::digest(&digest::SHA256, content);
+        Cow::Owned(format!("{mark}{}", URL_SAFE_NO_PAD.encode(&digest.as_ref()[..18])))
+    };
+    match namespace {
+        Some(namespace) => {
+            let mut both = Writer::default();
+            both.text(namespace);
+            both.text(name);
+            shortened("~~", both.bytes())
+        }
+        None if name.len() <= MAX_CALLER && !name.starts_with('~') => Cow::Borrowed(name),
+        None => shortened("~", name.as_bytes()),
     }
-    let digest = digest::digest(&digest::SHA256, caller.as_bytes());
-    Cow::Owned(format!("~{}", URL_SAFE_NO_PAD.encode(&digest.as_ref()[..18])))
+}
+
+impl<'a> About<'a> {
+    /// What seals call its caller.
+    fn called(&self) -> Cow<'a, str> {
+        called(self.caller, self.namespace)
+    }
 }
 
 /// As long as it is one of a usual length: the callback URL has little room.
@@ -263,15 +283,30 @@ fn unix_now() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
-    fn long_names_of_callers_are_told_apart_in_little_room() {
-        let (long, longer) = ("a".repeat(MAX_CALLER + 1), "a".repeat(MAX_CALLER + 2));
-        assert_eq!(short("orders"), "orders");
-        assert_eq!((short(&long).len(), short(&longer).len()), (25, 25));
-        assert_ne!(short(&long), short(&longer));
-        // Nobody is called as a long name is called here.
-        assert_ne!(short(&short(&long)), short(&long));
+    fn callers_are_told_apart_in_little_room() {
+        let long = ["a".repeat(MAX_CALLER + 1), "a".repeat(MAX_CALLER + 2), "~a".into()];
+        let mut callers: Vec<(&str, Option<&str>)> = vec![("orders", None), ("default", None)];
+        callers.extend(long.iter().map(|name| (&**name, None)));
+        let namespaced = [("default", "prod"), ("default", "evil"), ("prod", "default"), ("ult", "defa"), ("rod", "p")];
+        callers.extend(namespaced.map(|(name, namespace)| (name, Some(namespace))));
+        let known: Vec<_> = callers.iter().map(|(name, namespace)| called(name, *namespace)).collect();
+        // Nobody is called as another one is called here.
+        let again = known.iter().filter(|text| text.starts_with('~')).map(|text| called(text, None));
+        let all: HashSet<_> = known.iter().cloned().chain(again.collect::<Vec<_>>()).collect();
+        assert_eq!(all.len(), known.len() + long.len() + namespaced.len(), "{all:?}");
+        assert!(all.iter().all(|text| text.len() <= MAX_CALLER), "{all:?}");
+    }
+
+    /// Operations outlive the gateway that sealed them.
+    #[test]
+    fn callers_are_called_as_they_always_were() {
+        assert_eq!(called("orders", None), "orders");
+        assert_eq!(called(&"a".repeat(MAX_CALLER + 1), None), "~hSeFyAXHfnGiI0ClTp2Vkz7U");
+        assert_eq!(called("default", Some("prod")), "~~MlT6sHik8ttAEaHmYsy8Oa-V");
     }
 }

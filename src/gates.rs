@@ -27,7 +27,7 @@ mod steering;
 
 pub use breaker::Breaker;
 pub use budget::Budget;
-pub use caller::CallerKey;
+pub use caller::{Account, CallerKey};
 pub use concurrency::Concurrency;
 pub use keyed::{Key, Keyed};
 pub use rate_limit::RateLimit;
@@ -158,7 +158,7 @@ impl Gates {
 }
 
 /// The same in every process and version for the same bucket. How long requests wait for it is each one's own matter.
-fn bucket_name(key: &Key<RateLimitSettings>, caller: Option<&CallerKey>) -> String {
+fn bucket_name(key: &Key<RateLimitSettings>, caller: Option<&Account>) -> String {
     let Key { settings, selector, endpoint, service, operation } = key;
     let (requests, every, burst) = (settings.rate.requests, settings.rate.every.as_secs(), settings.burst);
     format!("{requests}/{every}s+{burst} {selector} {endpoint:?} {service:?} {operation:?} {caller:?}")
@@ -173,7 +173,7 @@ fn held(process: &ProcessSettings) -> usize {
 }
 
 /// A limit by its key. One that is global is the same for all processes that have the same rule and store.
-fn rate_limit(store: &ArcSwapOption<Store>, key: &Key<RateLimitSettings>, caller: Option<&CallerKey>) -> RateLimit {
+fn rate_limit(store: &ArcSwapOption<Store>, key: &Key<RateLimitSettings>, caller: Option<&Account>) -> RateLimit {
     let settings = key.settings.clone();
     match &*store.load() {
         Some(store) if settings.scope == Scope::Global => {

@@ -14,12 +14,12 @@ use http::{HeaderMap, Request, Response};
 use http_body::Body as HttpBody;
 use tokio::time::{Instant, timeout_at};
 
-use crate::admission::{Authentication, Authorization, Caller, Peer};
+use crate::admission::{Authentication, Authorization, Caller, Identity, Peer};
 use crate::body::{Body, Broken, OnEnd};
 use crate::callback::Completions;
 use crate::gates::concurrency::{Permit, Refused};
 use crate::gates::rate_limit::Why;
-use crate::gates::{CallerKey, Gates, IN_FLIGHT};
+use crate::gates::{Account, CallerKey, Gates, IN_FLIGHT};
 use crate::nexus::path::decode;
 use crate::nexus::{Call, Method, headers};
 use crate::park::Park;
@@ -82,9 +82,15 @@ struct Visit {
 }
 
 impl Visit {
-    /// By what limits tell its caller apart.
+    /// By what rules name its caller.
     fn caller_key(&self) -> CallerKey {
         caller_key(&self.caller)
+    }
+
+    /// By what limits tell its caller apart.
+    fn account(&self) -> Account {
+        let named = |identity: &Arc<Identity>| Account::named(Arc::clone(&identity.name), identity.namespace.clone());
+        self.caller.identity().map_or_else(|| self.caller.ip().into(), named)
     }
 }
 
@@ -272,7 +278,7 @@ impl Gateway {
             let message = format!("endpoint {name:?} is not known, and {why}");
             Failure::new(Reason::RegistryUnavailable, message)
         };
-        let by = visit.caller_key();
+        let by = visit.account();
         match timeout_at(deadline.at(), Box::pin(self.look_up(&name, &by))).await {
             Err(_) => Err(unavailable("no registry answered before the request's deadline")),
             Ok(LookUp::Unavailable(why)) => Err(unavailable("a registry could not be asked").because(why)),
@@ -283,7 +289,7 @@ impl Gateway {
     }
 
     /// Asks the registry for a name that the table does not have.
-    async fn look_up(&self, name: &str, by: &CallerKey) -> LookUp {
+    async fn look_up(&self, name: &str, by: &Account) -> LookUp {
         let looked_up = self.registry.look_up(name, by).await;
         if looked_up == LookUp::Found && self.router.find(name).is_none() {
             // It was found a moment ago and is gone again, renamed or deleted.
@@ -308,7 +314,7 @@ impl Gateway {
     /// Waits for the request's turn under its rate limit.
     async fn await_turn(&self, visit: &mut Visit, governed: &Governed, deadline: &Deadline) -> Result<(), Failure> {
         let Some(limit) = &governed.rate_limit else { return Ok(()) };
-        let gate = limit.gate(&visit.caller_key(), visit.record.started());
+        let gate = limit.gate(&visit.account(), visit.record.started());
         let turn = match gate.arrive(visit.record.started()) {
             Some(turn) => turn,
             None => self.wait(visit, Stage::RateLimit, gate.wait(deadline.waits_until())).await,

@@ -13,7 +13,7 @@ use http::{HeaderMap, Uri};
 
 use super::seal::codec::{Reader, Writer};
 use super::seal::{CALLBACK_PATH, Operation, Origin, Refused, TargetRef};
-use super::{About, Callbacks, Unsealable, short};
+use super::{About, Callbacks, Unsealable};
 use crate::admission::{Caller, How, Identity};
 use crate::nexus::{BaseUrl, callback};
 use crate::upstream::Outgoing;
@@ -58,7 +58,7 @@ pub struct KeptCompletion {
 
 /// The name of an operation: the same for each start with the same request id, in each replica.
 pub fn parked_id(about: &About<'_>, request_id: &str) -> [u8; 16] {
-    name(&short(about.caller), about.endpoint, about.key, request_id)
+    name(&about.called(), about.endpoint, about.key, request_id)
 }
 
 /// Whether this callback was sealed for an operation that was parked then.
@@ -280,7 +280,7 @@ mod tests {
     }
 
     fn about<'a>() -> About<'a> {
-        About { endpoint: "pay", key: "Svc/op", caller: "anonymous", target: None }
+        About { endpoint: "pay", key: "Svc/op", caller: "anonymous", namespace: None, target: None }
     }
 
     fn start() -> Outgoing {
@@ -304,6 +304,7 @@ mod tests {
             id(about(), "two"),
             id(About { endpoint: "pay2", ..about() }, "one"),
             id(About { key: "Svc/op2", ..about() }, "one"),
+            id(About { namespace: Some("prod"), ..about() }, "one"),
             id(About { caller: "anonymou", key: "Svc/op", endpoint: "spay", ..about() }, "one"),
         ] {
             assert_ne!(same, other);

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use http::Response;
 use http::request::Parts;
 
+use super::About;
 use super::seal::{Bound, Keyring, Opened, Operation, Refused, TargetRef};
-use super::{About, short};
 use crate::body::Content;
 use crate::nexus::path::decode;
 use crate::nexus::{Method, Path, callback};
@@ -79,7 +79,7 @@ impl Tokens {
 impl<'a> About<'a> {
     /// What the operation's token is bound to.
     pub(super) fn bound(&self) -> Bound<'a> {
-        bound(self.endpoint, self.key, short(self.caller))
+        bound(self.endpoint, self.key, self.called())
     }
 }
 

@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use moka::sync::Cache;
 use tokio::time::Instant;
 
-use super::CallerKey;
+use super::Account;
 use crate::resilience::Per;
 
 /// Gates that are kept though no operation has them, per kind.
@@ -77,12 +77,12 @@ struct Kept<S: Settings, L: Send + Sync + 'static> {
     lent: Mutex<HashMap<Arc<Key<S>>, Lent<L>>>,
     idle: Cache<Arc<Key<S>>, Gate<L>>,
     /// Gates of single callers, by their gate's number.
-    members: Cache<(u64, CallerKey), Arc<L>, Hasher>,
+    members: Cache<(u64, Account), Arc<L>, Hasher>,
     next: AtomicU64,
     make: Box<Make<S, L>>,
 }
 
-type Make<S, L> = dyn Fn(&Key<S>, Option<&CallerKey>) -> L + Send + Sync;
+type Make<S, L> = dyn Fn(&Key<S>, Option<&Account>) -> L + Send + Sync;
 
 /// The gate of a key.
 struct Gate<L> {
@@ -109,7 +109,7 @@ pub struct Handle<S: Settings, L: Send + Sync + 'static> {
 /// The gates of the last few callers: most requests come from a few, and a look at these is cheaper than one at all.
 struct Recent<L> {
     since: Instant,
-    gates: Vec<(CallerKey, Arc<L>)>,
+    gates: Vec<(Account, Arc<L>)>,
 }
 
 impl<L> Clone for Gate<L> {
@@ -120,7 +120,7 @@ impl<L> Clone for Gate<L> {
 
 impl<S: Settings, L: Send + Sync + 'static> Keyed<S, L> {
     /// Gates that `make` makes.
-    pub fn new(make: impl Fn(&Key<S>, Option<&CallerKey>) -> L + Send + Sync + 'static) -> Self {
+    pub fn new(make: impl Fn(&Key<S>, Option<&Account>) -> L + Send + Sync + 'static) -> Self {
         Self(Arc::new(Kept {
             lent: Mutex::default(),
             idle: Cache::builder().max_capacity(MAX_GATES).time_to_idle(MAX_IDLE).build(),
@@ -195,14 +195,14 @@ impl<S: Settings, L: Send + Sync + 'static> Kept<S, L> {
 
 impl<S: Settings, L: Send + Sync + 'static> Handle<S, L> {
     /// The gate for this caller's request that came at `now`. All addresses of an IPv6 /64 are one caller.
-    pub fn of(&self, caller: &CallerKey, now: Instant) -> Arc<L> {
+    pub fn of(&self, caller: &Account, now: Instant) -> Arc<L> {
         match &self.gate.shared {
             Some(gate) => Arc::clone(gate),
             None => self.of_caller(caller.network(), now),
         }
     }
 
-    fn of_caller(&self, caller: CallerKey, now: Instant) -> Arc<L> {
+    fn of_caller(&self, caller: Account, now: Instant) -> Arc<L> {
         let recent = self.recent.load();
         let is_fresh = now.saturating_duration_since(recent.since) < RECENT_FOR;
         if is_fresh && let Some((_, gate)) = recent.gates.iter().find(|(of, _)| *of == caller) {
@@ -216,7 +216,7 @@ impl<S: Settings, L: Send + Sync + 'static> Handle<S, L> {
     }
 
     /// Two at the same time lose nothing but a little work.
-    fn remember(&self, recent: &Recent<L>, is_fresh: bool, caller: CallerKey, gate: &Arc<L>, now: Instant) {
+    fn remember(&self, recent: &Recent<L>, is_fresh: bool, caller: Account, gate: &Arc<L>, now: Instant) {
         let kept = if is_fresh { &recent.gates[recent.gates.len().saturating_sub(MAX_RECENT - 1)..] } else { &[] };
         let gates = kept.iter().cloned().chain([(caller, Arc::clone(gate))]).collect();
         let since = if is_fresh { recent.since } else { now };
@@ -241,7 +241,7 @@ mod tests {
 
     use super::*;
 
-    fn at(address: &str) -> CallerKey {
+    fn at(address: &str) -> Account {
         address.parse::<IpAddr>().unwrap().into()
     }
 
@@ -282,12 +282,18 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_one_caller_and_no_address() {
+    fn a_name_is_one_caller_in_each_namespace_and_no_address() {
         let gates = Keyed::new(|_: &Key<u32>, _| ());
         let handle = gates.handle(key("a", Per::OPERATION), true);
-        let named = |name: &str| handle.of(&CallerKey::from(Arc::from(name)), Instant::now());
+        let named = |name: &str| handle.of(&Account::named(name.into(), None), Instant::now());
+        let of = |name: &str, namespace: &str| {
+            handle.of(&Account::named(name.into(), Some(namespace.into())), Instant::now())
+        };
         assert!(Arc::ptr_eq(&named("orders"), &named("orders")));
         assert!(!Arc::ptr_eq(&named("orders"), &named("billing")));
+        assert!(Arc::ptr_eq(&of("orders", "prod"), &of("orders", "prod")));
+        assert!(!Arc::ptr_eq(&of("orders", "prod"), &of("orders", "test")));
+        assert!(!Arc::ptr_eq(&of("orders", "prod"), &named("orders")));
         assert!(!Arc::ptr_eq(&named("10.0.0.1"), &handle.of(&at("10.0.0.1"), Instant::now())));
     }
 

@@ -11,7 +11,7 @@ use super::judge::{Judgement, Shaped};
 use super::trial::Trial;
 use super::{Gateway, Visit, asked, crossing, late};
 use crate::admission::Authorized;
-use crate::gates::CallerKey;
+use crate::gates::Account;
 use crate::gates::breaker::{self, Pass};
 use crate::gates::concurrency::{self, Permit};
 use crate::nexus::{Call, Method};
@@ -48,7 +48,7 @@ impl Journey<'_> {
     }
 
     /// What an attempt needs, where it need not wait for anything: nearly always.
-    fn leave_at_once(&self, caller: &CallerKey, now: Instant) -> Option<Leave> {
+    fn leave_at_once(&self, caller: &Account, now: Instant) -> Option<Leave> {
         let Governed { policy, concurrency, breaker, .. } = self.governed;
         if policy.hold && !self.endpoint.upstream().is_usable() {
             return None;
@@ -78,11 +78,11 @@ impl Gateway {
     /// Makes attempts until one is the caller's answer. Its permit stays with the visit.
     pub(super) async fn attempts(&self, visit: &mut Visit, journey: &Journey<'_>, request: &mut Outgoing) -> Shaped {
         if let Some(budget) = &journey.governed.budget {
-            budget.gate(&visit.caller_key(), visit.record.started()).request(visit.record.started());
+            budget.gate(&visit.account(), visit.record.started()).request(visit.record.started());
         }
         let mut answered = None;
         for made in 1.. {
-            let leave = match journey.leave_at_once(&visit.caller_key(), visit.record.started()) {
+            let leave = match journey.leave_at_once(&visit.account(), visit.record.started()) {
                 Some(leave) => Ok(leave),
                 None => Box::pin(self.leave(visit, journey)).await,
             };
@@ -110,14 +110,12 @@ impl Gateway {
     /// Waits until the target is up, the operation's breaker lets the request pass and there is a place for it.
     async fn leave(&self, visit: &mut Visit, journey: &Journey<'_>) -> Result<Leave, Failure> {
         let (governed, until) = (journey.governed, journey.deadline.waits_until());
-        let breaker = governed
-            .breaker
-            .as_ref()
-            .map(|ruled| (ruled.gate(&visit.caller_key(), visit.record.started()), &ruled.rule));
+        let breaker =
+            governed.breaker.as_ref().map(|ruled| (ruled.gate(&visit.account(), visit.record.started()), &ruled.rule));
         let concurrency = governed
             .concurrency
             .as_ref()
-            .map(|ruled| (ruled.gate(&visit.caller_key(), visit.record.started()), &ruled.rule));
+            .map(|ruled| (ruled.gate(&visit.account(), visit.record.started()), &ruled.rule));
         loop {
             self.hold(visit, journey).await?;
             if let Some((breaker, rule)) = &breaker {
@@ -201,7 +199,7 @@ impl Gateway {
         if !visit.by_name || !may_be_gone(endpoint, &answer.0) || Instant::now() > deadline.last_start() {
             return Ok(answer);
         }
-        let (name, by) = (endpoint.name(), visit.caller_key());
+        let (name, by) = (endpoint.name(), visit.account());
         let looked_up = Box::pin(self.registry.look_up_since(name, &by, Instant::now())).await;
         let doubtful = || {
             let message = format!("nobody could be asked whether endpoint {name:?} still exists");
@@ -248,7 +246,7 @@ impl Gateway {
             .budget
             .as_ref()
             .filter(|_| !held)
-            .map(|budget| budget.gate(&visit.caller_key(), visit.record.started()));
+            .map(|budget| budget.gate(&visit.account(), visit.record.started()));
         if budget.is_some_and(|budget| !budget.take(Instant::now())) {
             self.telemetry.count_withheld(endpoint.name(), Withheld::Budget);
             return Next::Enough;

@@ -30,12 +30,13 @@ pub(super) struct TokenTerms {
 /// An operation as seals name it.
 pub(super) fn about<'a>(caller: &'a Caller, endpoint: &'a Endpoint, key: &'a str, named: bool) -> About<'a> {
     let target = named.then(|| endpoint.target_ref());
-    About { endpoint: endpoint.name(), key, caller: name_of(caller), target }
+    let (caller, namespace) = name_of(caller);
+    About { endpoint: endpoint.name(), key, caller, namespace, target }
 }
 
-/// What seals call a caller: an address is not what it keeps.
-fn name_of(caller: &Caller) -> &str {
-    caller.identity().map_or(ANONYMOUS, |identity| &*identity.name)
+/// What seals know a caller by, and its namespace: an address is not what it keeps.
+fn name_of(caller: &Caller) -> (&str, Option<&str>) {
+    caller.identity().map_or((ANONYMOUS, None), |identity| (&*identity.name, identity.namespace.as_deref()))
 }
 
 /// Whether a start goes to another cluster than the one that it comes from, whose completions need no help.
@@ -98,11 +99,11 @@ impl Gateway {
             return if terms.sealed { Err(unopened(Refused::UnknownKey)) } else { Ok(None) };
         };
         let key = call.path.key(head.uri.path()).to_owned();
-        let of = |caller| About { endpoint: endpoint.name(), key: &key, caller, target: None };
+        let of = |(caller, namespace)| About { endpoint: endpoint.name(), key: &key, caller, namespace, target: None };
         let mut opened = tokens.open_cancel(head, &call.path, &of(name_of(&visit.caller)));
         // What nobody in particular started is anybody's, also once callers have names.
         if opened.is_err() && visit.caller.identity().is_some() {
-            opened = tokens.open_cancel(head, &call.path, &of(ANONYMOUS));
+            opened = tokens.open_cancel(head, &call.path, &of((ANONYMOUS, None)));
         }
         let unknown = || Failure::new(Reason::UnknownToken, "no operation of this endpoint has this token");
         let opened = match opened {

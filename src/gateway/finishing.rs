@@ -149,7 +149,7 @@ fn is_able(endpoint: &Endpoint, operation: &Routed) -> bool {
     }
     let Some(breaker) = &operation.governed.of(&nobody, None).breaker else { return true };
     let now = Instant::now();
-    let breaker = breaker.gate(&nobody, now);
+    let breaker = breaker.gate(&NOBODY.into(), now);
     if breaker.is_closed() {
         return true;
     }

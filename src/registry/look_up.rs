@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::temporal::{Client, Key};
 use super::{ClusterSettings, Registry};
-use crate::gates::CallerKey;
+use crate::gates::Account;
 use crate::nexus;
 
 /// How long the outcome of a look-up is kept, so that callers who repeat a name cost a cluster one request in this time.
@@ -88,7 +88,7 @@ impl Registry {
     /// Asks every source for one endpoint, by name or id, and brings the table up to date with what they say.
     /// Look-ups of the same name at the same time are one, and its outcome is kept for a quarter of a second. `by` is who
     /// wants to know.
-    pub async fn look_up(self: &Arc<Self>, name: &str, by: &CallerKey) -> LookUp {
+    pub async fn look_up(self: &Arc<Self>, name: &str, by: &Account) -> LookUp {
         if !nexus::is_endpoint_name(name) && !nexus::is_endpoint_id(name) {
             return LookUp::Absent;
         }
@@ -96,7 +96,7 @@ impl Registry {
     }
 
     /// The same, but only with an outcome of after `since`: for those who know that what was said before is wrong.
-    pub async fn look_up_since(self: &Arc<Self>, name: &str, by: &CallerKey, since: Instant) -> LookUp {
+    pub async fn look_up_since(self: &Arc<Self>, name: &str, by: &Account, since: Instant) -> LookUp {
         if self.look_ups.known.get(name).await.is_some_and(|known| known.began < since) {
             self.look_ups.known.invalidate(name).await;
         }
@@ -108,14 +108,14 @@ impl Registry {
         self.ask(name, by).await.unwrap_or_else(|refused| refused).outcome
     }
 
-    async fn known_or_asked(self: &Arc<Self>, name: &str, by: &CallerKey) -> Known {
+    async fn known_or_asked(self: &Arc<Self>, name: &str, by: &Account) -> Known {
         let known = self.look_ups.known.try_get_with(name.into(), self.ask(name, by)).await;
         known.unwrap_or_else(|refused| Known::clone(&refused))
     }
 
     /// Asks on a task of its own: the caller may leave, and others may wait for the same name. An error is an outcome that
     /// is not worth remembering, since it cost nothing.
-    fn ask(self: &Arc<Self>, name: &str, by: &CallerKey) -> impl Future<Output = Result<Known, Known>> + use<> {
+    fn ask(self: &Arc<Self>, name: &str, by: &Account) -> impl Future<Output = Result<Known, Known>> + use<> {
         let (registry, name, by): (_, Box<str>, _) = (Arc::clone(self), name.into(), by.network());
         async move {
             let began = Instant::now();
@@ -185,10 +185,10 @@ impl Registry {
 
 /// Who has look-ups that wait for clusters, once for each.
 #[derive(Default)]
-struct Places(Mutex<Vec<CallerKey>>);
+struct Places(Mutex<Vec<Account>>);
 
 impl Places {
-    fn take(self: &Arc<Self>, by: CallerKey) -> Option<Place> {
+    fn take(self: &Arc<Self>, by: Account) -> Option<Place> {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let own = taken.iter().filter(|other| **other == by).count();
         if own >= MAX_PER_CALLER || taken.len() >= MAX_WAITING {
@@ -202,7 +202,7 @@ impl Places {
 /// The place of one look-up.
 struct Place {
     places: Arc<Places>,
-    by: CallerKey,
+    by: Account,
 }
 
 impl Drop for Place {
@@ -220,9 +220,9 @@ mod tests {
 
     use super::*;
 
-    fn caller(address: &str) -> CallerKey {
+    fn caller(address: &str) -> Account {
         let address: IpAddr = address.parse().expect("an address");
-        CallerKey::from(address)
+        Account::from(address)
     }
 
     #[test]

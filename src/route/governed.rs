@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::policy::{Policy, Ruled};
 use crate::gates::keyed::{Handle, Settings};
-use crate::gates::{Breaker, Budget, CallerKey, Concurrency, Gates, Key, Keyed, RateLimit};
+use crate::gates::{Account, Breaker, Budget, Concurrency, Gates, Key, Keyed, RateLimit};
 use crate::resilience::{BreakerSettings, ConcurrencySettings, Per, RateLimitSettings};
 
 /// A policy with its gates.
@@ -32,7 +32,7 @@ pub struct Gated<S: Settings, L: Send + Sync + 'static> {
 
 impl<S: Settings, L: Send + Sync + 'static> Gated<S, L> {
     /// The gate for a caller's request that came at `now`.
-    pub fn gate(&self, caller: &CallerKey, now: Instant) -> Arc<L> {
+    pub fn gate(&self, caller: &Account, now: Instant) -> Arc<L> {
         self.handle.of(caller, now)
     }
 }

@@ -90,7 +90,7 @@ fn one_each() -> PolicyRule {
 #[tokio::test]
 async fn limits_count_callers_by_their_names() {
     let handler = Handler::answering(ok());
-    let known = Known::new(&[("orders", None), ("team-a", None), ("orders", Some("another key of the same caller"))]);
+    let known = Known::new(&[("orders", None), ("team-a", None), ("orders", None)]);
     let rules = vec![everybody(), rule(&["anonymous"], &[], &[], &[])];
     let settings = known.under(leading_to(&handler), rules);
     let gateway = Gateway::start(Settings { policies: vec![one_each()], ..settings }).await;
@@ -100,6 +100,50 @@ async fn limits_count_callers_by_their_names() {
     }
     let other_key = start("pay").header("X-Api-Key", &known.0[2].1.text);
     assert_eq!(gateway.call(&other_key).await.status(), 429, "a second key is no second share");
+}
+
+/// As where `default` is a service account of every namespace.
+#[tokio::test]
+async fn callers_of_one_name_in_two_namespaces_are_two() {
+    let (handler, home) = (starting(), Handler::answering(answer("200 OK", &[], "")));
+    let known = Known::new(&[("default", Some("prod")), ("default", Some("evil")), ("default", None)]);
+    let by = |at: usize, request: Request| request.header("X-Api-Key", &known.0[at].1.text);
+    let start = |id| start_of(&home, id);
+    let settings = known.under(relaying(&handler.url()), vec![everybody()]);
+    let gateway = Gateway::start(Settings { policies: vec![one_each()], ..settings.clone() }).await;
+    let mut tokens = Vec::new();
+    for caller in 0..3 {
+        tokens.push(token_of(&gateway.call(&by(caller, start("one"))).await));
+        assert_eq!(gateway.call(&by(caller, start("one"))).await.status(), 429, "{caller} again");
+    }
+    gateway.running.apply(settings).await.expect("it can be applied");
+    for (at, token) in tokens.iter().enumerate() {
+        for caller in (0..3).filter(|caller| *caller != at) {
+            UNKNOWN_TOKEN.assert_is(&gateway.call(&by(caller, cancel_of(token))).await, &format!("{caller} of {at}"));
+        }
+        assert_eq!(gateway.call(&by(at, cancel_of(token))).await.status(), 202, "{at}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_parked_is_found_by_no_caller_of_the_same_name_elsewhere() {
+    let (reserved, home) = (Reserved::new(), Handler::answering(answer("200 OK", &[], "")));
+    let known = Known::new(&[("default", Some("prod")), ("default", Some("evil")), ("default", None)]);
+    let by = |at: usize, request: Request| request.header("X-Api-Key", &known.0[at].1.text);
+    let park = PolicyRule { park: Some(Toggle::On(ParkSettings::default())), ..PolicyRule::default() };
+    let settings = known.under(relaying(&format!("http://{}", reserved.address)), vec![everybody()]);
+    let gateway = Gateway::start(unheld_beside(Settings { policies: vec![park], ..settings })).await;
+    let mut tokens = Vec::new();
+    for caller in 0..3 {
+        let token = token_of(&gateway.call(&by(caller, start_of(&home, "one"))).await);
+        assert_eq!(token_of(&gateway.call(&by(caller, start_of(&home, "one"))).await), token, "its own is found");
+        assert!(!tokens.contains(&token), "{caller}: {tokens:?}");
+        tokens.push(token);
+    }
+    UNKNOWN_TOKEN.assert_is(&gateway.call(&by(1, cancel_of(&tokens[0]))).await, "of another namespace");
+    for (caller, token) in tokens.iter().enumerate() {
+        assert_eq!(gateway.call(&by(caller, cancel_of(token))).await.status(), 202, "{caller}");
+    }
 }
 
 #[tokio::test]
