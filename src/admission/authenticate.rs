@@ -59,6 +59,16 @@ impl Default for AuthenticationSettings {
     }
 }
 
+impl AuthenticationSettings {
+    /// Whether callers may have a namespace by them.
+    pub fn tell_namespaces(&self) -> bool {
+        let mut keys = self.api_keys.iter().flat_map(|settings| &settings.keys);
+        self.certificates.iter().any(|rule| rule.pattern.has_namespace())
+            || self.jwt.iter().any(|issuer| issuer.namespace.is_some() || issuer.pattern.has_namespace())
+            || keys.any(|key| key.namespace.is_some())
+    }
+}
+
 /// Finds out who sends a request.
 pub struct Authentication {
     certificates: Vec<CertificateRule>,

@@ -5,8 +5,11 @@ use std::time::SystemTime;
 use super::Settings;
 use super::expiry::expiring;
 use super::problem::quoted_list;
-use crate::admission::authorize::{ANONYMOUS, Pattern, Rule};
+use crate::admission::authorize::{ANONYMOUS, Callers, Pattern, Rule};
+use crate::admission::{AuthenticationSettings, AuthorizationSettings};
 use crate::route::Toggle;
+
+const COMPLETIONS: &str = "authorization.completions";
 
 /// What `check` says of settings that are right, one line each.
 pub fn notes(settings: &Settings) -> Vec<String> {
@@ -38,11 +41,28 @@ fn of_authorization(settings: &Settings) -> Vec<String> {
     if !authenticated && authorization.rules.iter().any(|rule| !rule.callers.names.as_ref().is_some_and(is_anonymous)) {
         notes.push("callers are not authenticated, so all are `anonymous`: only rules that list that can fit".into());
     }
+    if settings.authentication.as_ref().is_some_and(AuthenticationSettings::tell_namespaces) {
+        notes.extend(of_any_namespace(authorization));
+    }
     // What a cluster's registry has is not known here.
     if settings.clusters.iter().all(|cluster| cluster.discover.is_none()) {
         notes.extend(without_endpoint(settings, &authorization.rules));
     }
     notes
+}
+
+/// Rules for names that somebody else may have in another namespace.
+fn of_any_namespace(authorization: &AuthorizationSettings) -> Option<String> {
+    let names_some = |callers: &Callers| {
+        let is_name = |name: &Pattern| name.exact() != Some(ANONYMOUS) && name.to_string() != "*";
+        callers.namespaces.is_none() && callers.names.iter().flatten().any(is_name)
+    };
+    let rules = authorization.rules.iter().enumerate().filter(|(_, rule)| names_some(&rule.callers));
+    let mut places: Vec<_> = rules.map(|(index, _)| format!("authorization.rules[{index}]")).collect();
+    places.extend(authorization.completions.as_ref().filter(|callers| names_some(callers)).map(|_| COMPLETIONS.into()));
+    let named = quoted_list(places.iter().map(String::as_str));
+    let note = "name callers without `namespaces`: whoever is called so in any namespace may go by them";
+    (!places.is_empty()).then(|| format!("{named} {note}"))
 }
 
 fn without_endpoint(settings: &Settings, rules: &[Rule]) -> Vec<String> {

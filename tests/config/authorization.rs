@@ -97,3 +97,26 @@ fn rules_that_let_nobody_in_are_noted() {
     let cluster = "clusters: { home: { url: 'http://127.0.0.1:1' } }\n";
     assert!(of(&format!("{rules}{pay}{cluster}")).is_empty());
 }
+
+#[test]
+fn rules_for_names_in_any_namespace_are_noted_where_callers_have_one() {
+    let of = |authentication: &str, rules: &str| {
+        let text = format!("authentication: {{ {authentication} }}\nauthorization: {{ {rules} }}\n");
+        notes(&load_text(&text.replace("SHA", &"ab".repeat(32))).unwrap())
+    };
+    let rules = "rules: [{ callers: [anonymous] }, { callers: ['*'] }, { callers: [a], namespaces: [n] }, { callers: [orders] }, \
+        { callers: ['team-*'] }], completions: { callers: [handlers] }";
+    let note = "`authorization.rules[3]`, `authorization.rules[4]`, `authorization.completions` name callers without \
+        `namespaces`: whoever is called so in any namespace may go by them";
+    for with in [
+        "api_keys: { keys: [{ name: orders, sha256: 'SHA', namespace: shop }] }",
+        "certificates: [{ spiffe: 'spiffe://example.org/ns/{namespace}/sa/{name}' }]",
+        "jwt: [{ issuer: i, audience: a, jwks: { url: 'https://i.example/' }, namespace: ns }]",
+        "jwt: [{ issuer: i, audience: a, jwks: { url: 'https://i.example/' }, pattern: '{namespace}:{name}' }]",
+    ] {
+        assert_eq!(of(with, rules), [note], "{with}");
+    }
+    assert!(of("api_keys: { keys: [{ name: orders, sha256: 'SHA' }] }", rules).is_empty());
+    let of_namespaces = "rules: [{ callers: [orders], namespaces: [shop] }, { namespaces: [shop] }]";
+    assert!(of("certificates: [{ dns: '{name}.{namespace}.svc' }]", of_namespaces).is_empty());
+}
