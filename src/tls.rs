@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -29,7 +30,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use peer::PeerCertificate;
-use peer::{can_issue, expires};
+use peer::{can_issue, expires, good_for};
 
 /// Which HTTP is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -218,6 +219,8 @@ pub struct Accepted<S> {
     pub certificate: Option<Arc<PeerCertificate>>,
     /// The same one, with those that lead to its root.
     pub certificates: Arc<[CertificateDer<'static>]>,
+    /// How long from now on they are good; none where none was shown.
+    pub good_for: Option<Duration>,
     /// Whether TLS 1.3 is spoken.
     pub is_tls13: bool,
 }
@@ -268,9 +271,11 @@ impl ServerTls {
         let certificate = session.peer_certificates().and_then(<[_]>::first).map(PeerCertificate::read).transpose();
         let certificate = certificate.map_err(io::Error::other)?.map(Arc::new);
         let certificates = session.peer_certificates().unwrap_or_default();
-        let certificates = certificates.iter().map(|certificate| certificate.clone().into_owned()).collect();
+        let certificates: Arc<[_]> = certificates.iter().map(|certificate| certificate.clone().into_owned()).collect();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let good_for = good_for(&certificates, now);
         let is_tls13 = session.protocol_version() == Some(ProtocolVersion::TLSv1_3);
-        Ok(Accepted { stream, protocol, certificate, certificates, is_tls13 })
+        Ok(Accepted { stream, protocol, certificate, certificates, good_for, is_tls13 })
     }
 }
 

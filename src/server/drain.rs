@@ -63,6 +63,8 @@ mod tests {
     use std::sync::Arc;
     use std::task::Poll;
 
+    use tokio::time::timeout;
+
     use super::super::ListenerSettings;
     use super::super::terms::Terms;
     use super::*;
@@ -105,5 +107,26 @@ mod tests {
         let mut other = drain.watcher(Lease::new(listener.subscribe()));
         drop(listener);
         other.enough().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_are_told_when_what_their_clients_showed_expires() {
+        let (drain, listener) = (Drain::new(), watch::Sender::new(terms(Trust::Trusted)));
+        let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
+        let watcher = |good_for| {
+            let mut watcher = drain.watcher(Lease::new(listener.subscribe()));
+            assert!(watcher.lease.shaken(Arc::default(), good_for, true));
+            watcher
+        };
+        let (mut told, mut other) = (watcher(Some(hour)), watcher(None));
+        // A change that does not matter to it puts nothing off.
+        assert!(timeout(hour / 2, told.enough()).await.is_err());
+        listener.send_replace(terms(Trust::Trusted));
+        assert!(timeout(1799 * second, told.enough()).await.is_err());
+        assert!(timeout(second, told.enough()).await.is_ok());
+        assert!(timeout(hour / 2, told.is_late(hour)).await.is_err());
+        assert!(timeout(hour, told.is_late(hour)).await.is_ok());
+        assert!(timeout(1000 * hour, other.enough()).await.is_err());
+        assert!(!watcher(Some(hour)).lease.shaken(Arc::default(), Some(Duration::ZERO), true), "it expired meanwhile");
     }
 }

@@ -1,11 +1,13 @@
-//! On what terms a listener takes connections, and whether one that it took may stay when they change: where it would be
-//! let in now, too, and trusted as much.
+//! On what terms a listener takes connections, and whether one that it took may stay: where it would be let in now, too, and
+//! trusted as much. That ends when the terms change, or when what its client showed expires.
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 use super::ListenerSettings;
 use crate::tls::{Protocol, ServerTls};
@@ -48,6 +50,8 @@ pub(super) struct Lease {
     /// Those that it is known to meet.
     met: Arc<Terms>,
     shown: Shown,
+    /// When the first of the certificates that were shown expires.
+    expires: Option<Instant>,
 }
 
 impl Lease {
@@ -55,7 +59,7 @@ impl Lease {
     pub(super) fn new(mut terms: watch::Receiver<Arc<Terms>>) -> Self {
         let met = Arc::clone(&terms.borrow_and_update());
         let shown = if met.tls.is_some() { Shown::Shaking } else { Shown::Cleartext };
-        Self { terms, met, shown }
+        Self { terms, met, shown, expires: None }
     }
 
     /// On what terms.
@@ -63,23 +67,42 @@ impl Lease {
         &self.met
     }
 
-    /// Its handshake is over; whether it is in.
-    pub(super) fn shaken(&mut self, certificates: Arc<[CertificateDer<'static>]>, is_tls13: bool) -> bool {
+    /// Its handshake is over, in which it showed `certificates` that are `good_for` so long; whether it is in.
+    pub(super) fn shaken(
+        &mut self,
+        certificates: Arc<[CertificateDer<'static>]>,
+        good_for: Option<Duration>,
+        is_tls13: bool,
+    ) -> bool {
         self.shown = Shown::Tls { certificates, is_tls13 };
+        self.expires = good_for.and_then(|good_for| Instant::now().checked_add(good_for));
         self.holds()
     }
 
     /// Waits until the connection may not stay.
     pub(super) async fn is_over(&mut self) {
         while self.holds() {
-            if self.terms.changed().await.is_err() {
-                // The listener is gone.
-                return;
+            let end = self.expires;
+            let expired = async {
+                match end {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = self.terms.changed() => if changed.is_err() {
+                    // The listener is gone.
+                    return;
+                },
+                () = expired => {}
             }
         }
     }
 
     fn holds(&mut self) -> bool {
+        if self.expires.is_some_and(|expires| Instant::now() >= expires) {
+            return false;
+        }
         let now = Arc::clone(&self.terms.borrow_and_update());
         if Arc::ptr_eq(&now, &self.met) {
             return true;

@@ -20,7 +20,7 @@ use super::{OpenConnection, Phase, ServerSettings};
 use crate::admission::Peer;
 use crate::gateway::Gateway;
 use crate::telemetry::Telemetry;
-use crate::tls::{Protocol, ServerTls};
+use crate::tls::{self, Protocol, ServerTls};
 
 /// Time between two looks at the connections.
 const TICK: Duration = Duration::from_millis(500);
@@ -172,7 +172,10 @@ async fn serve_tls(
         accepted = handshake::shake(tls, stream, handshakes, turns, limit, &connection.telemetry) => accepted,
         () = watcher.enough() => return,
     };
-    if let Some(accepted) = accepted.filter(|it| watcher.lease.shaken(Arc::clone(&it.certificates), it.is_tls13)) {
+    let is_in = |accepted: &tls::Accepted<TcpStream>| {
+        watcher.lease.shaken(Arc::clone(&accepted.certificates), accepted.good_for, accepted.is_tls13)
+    };
+    if let Some(accepted) = accepted.filter(is_in) {
         connection.peer.certificate = accepted.certificate;
         let speaks = match accepted.protocol {
             Protocol::Http1 => Speaks::Http1,

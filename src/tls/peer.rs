@@ -1,6 +1,7 @@
 //! What a client's certificate says of who it is.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
@@ -52,6 +53,16 @@ pub(super) fn can_issue(certificate: &CertificateDer<'static>) -> bool {
 pub(super) fn expires(certificate: &CertificateDer<'static>) -> Result<i64, String> {
     let parsed = X509Certificate::from_der(certificate).map_err(|error| error.to_string());
     parsed.map(|(_, parsed)| parsed.validity().not_after.timestamp())
+}
+
+/// How long from `now`, since 1970, a handshake with these certificates, the client's own first, can still come to
+/// something. One of the others that expired already was not needed. None where none is shown.
+pub(super) fn good_for(shown: &[CertificateDer<'static>], now: Duration) -> Option<Duration> {
+    let (own, others) = shown.split_first()?;
+    // One is good up to that second, and in it.
+    let end = |certificate| Some(Duration::from_secs(u64::try_from(expires(certificate).ok()?).ok()? + 1));
+    let others = others.iter().filter_map(end).filter(|end| *end > now);
+    Some(others.fold(end(own).unwrap_or_default(), Duration::min).saturating_sub(now))
 }
 
 /// A name as text, in which no value of an attribute can pass for more than that.

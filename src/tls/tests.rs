@@ -59,6 +59,25 @@ async fn a_client_is_known_by_the_certificate_it_shows() {
 }
 
 #[test]
+fn what_a_client_shows_is_good_until_the_first_of_it_expires() {
+    let authority = Authority::new("roots");
+    let lasting = |seconds| {
+        let issued = authority.issue(For { lasts: Some(Duration::from_secs(seconds)), ..For::default() });
+        certificates(&issued.chain).unwrap().remove(0)
+    };
+    let (own, long) = (lasting(1000), lasting(5000));
+    let end = |certificate| u64::try_from(expires(certificate).unwrap()).unwrap();
+    let (own_ends, long_ends) = (end(&own), end(&long));
+    let good_for = |shown: &[_], now| good_for(shown, Duration::from_secs(now)).map(|good_for| good_for.as_secs());
+    assert_eq!(good_for(&[], own_ends), None);
+    assert_eq!(good_for(&[own.clone(), long.clone()], own_ends - 10), Some(11), "it is good in its last second, too");
+    assert_eq!(good_for(&[long.clone(), own.clone()], own_ends - 10), Some(11), "it leads to the root");
+    // The client was let in, so that this one does not.
+    assert_eq!(good_for(&[long, own.clone()], own_ends + 2), Some(long_ends - own_ends - 1));
+    assert_eq!(good_for(&[own], own_ends + 2), Some(0));
+}
+
+#[test]
 fn a_name_cannot_pass_for_another_one() {
     let authority = Authority::new("roots");
     let forged = authority.issue(For { common_name: "orders, O=Example + \n", ..For::default() });

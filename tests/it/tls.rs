@@ -194,6 +194,48 @@ async fn certificates_change_under_open_connections() {
     assert_eq!(status(&gateway, &from_new).await, Some(200));
 }
 
+#[tokio::test]
+async fn connections_end_when_the_certificates_that_let_them_in_expire() {
+    let gate = Gate::new();
+    let handler = Handler::acting(vec![Act::Wait(gate.clone()), ok().into()]);
+    let authority = Authority::new("ours");
+    let tls = server_tls(&[&for_host(&authority, HOST)], of(&authority, true));
+    let mut settings = over_tls(leading_to(&handler), tls);
+    settings.listen[0].http2 = true;
+    let gateway = Gateway::start(settings).await;
+    let lasting = |lasts: Option<u64>, protocol: &str| {
+        let issued = authority.issue(For { lasts: lasts.map(Duration::from_secs), ..For::default() });
+        let mut client = (*tls_client(&authority, Some(&issued), &[&TLS13])).clone();
+        client.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        Arc::new(client)
+    };
+    let (short, longer, long) = (lasting(Some(3), "http/1.1"), lasting(Some(4), "http/1.1"), lasting(None, "http/1.1"));
+    let connect = |client| TlsCaller::connect(gateway.data(), HOST, client);
+    let (mut busy, idle) = (connect(&short).await.unwrap(), connect(&longer).await.unwrap());
+    let mut lasting_on = connect(&long).await.unwrap();
+    let in_flight = tokio::spawn(async move {
+        let answer = busy.call(&start("pay")).await;
+        (answer, busy)
+    });
+    let stream = tls_stream(gateway.data(), HOST, &lasting(Some(3), "h2")).await.unwrap();
+    let (mut requests, connection) = h2::client::handshake(stream).await.unwrap();
+    let ended = tokio::spawn(connection);
+    let url = format!("https://{HOST}/nexus/endpoints/pay/services/Svc/op");
+    let (answer, _) = requests.send_request(http::Request::post(url).body(()).unwrap(), true).unwrap();
+    handler.wait_for(2).await;
+
+    // Its certificate lasts longer than that of those who are busy.
+    idle.closed().await;
+    gate.open();
+    let (last, busy) = in_flight.await.unwrap();
+    let last = last.expect("what is in flight is answered");
+    assert_eq!((last.status(), last.header("connection")), (200, Some("close")));
+    busy.closed().await;
+    assert_eq!(answer.await.unwrap().status(), 200);
+    ended.await.unwrap().expect("it is told by GOAWAY");
+    assert_eq!(lasting_on.call(&start("pay")).await.unwrap().status(), 200);
+}
+
 /// With sessions, a client would be let in by what it showed once.
 #[tokio::test]
 async fn sessions_are_resumed_only_where_no_certificates_are_asked_for() {

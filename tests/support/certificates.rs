@@ -34,6 +34,8 @@ pub(crate) struct For<'a> {
     pub(crate) uris: &'a [&'a str],
     /// Whether it expired yesterday.
     pub(crate) expired: bool,
+    /// How long it is good; none: for days.
+    pub(crate) lasts: Option<Duration>,
 }
 
 impl Authority {
@@ -63,7 +65,7 @@ impl Authority {
         let day = Duration::from_secs(86_400);
         let now = SystemTime::now();
         params.not_before = (now - 10 * day).into();
-        params.not_after = if to.expired { now - day } else { now + 10 * day }.into();
+        params.not_after = if to.expired { now - day } else { now + to.lasts.unwrap_or(10 * day) }.into();
         let key = KeyPair::generate().expect("a key");
         let chain = params.signed_by(&key, &self.issuer).expect("a certificate").pem();
         Issued { chain, key: key.serialize_pem() }

@@ -50,6 +50,11 @@ impl TlsCaller {
         self.writer.flush().await.ok()?;
         self.reader.answer().await
     }
+
+    /// Waits until the gateway closes; nothing comes before.
+    pub(crate) async fn closed(mut self) {
+        assert!(self.reader.answer().await.is_none(), "an answer to nothing");
+    }
 }
 
 /// A connection after its handshake.
