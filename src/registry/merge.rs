@@ -73,7 +73,7 @@ pub(super) fn merge(configured: &[Definition], clusters: &[Part<'_>]) -> Snapsho
 
     for (source, definition, never) in own.chain(discovered) {
         let (name, id) = (&*definition.name, definition.id.as_deref());
-        let has_name = never.or_else(|| by_name.get(name).copied());
+        let has_name = by_name.get(name).copied().or(never);
         let has_id = never.or_else(|| by_id.get(id?).copied());
         let mut lost = |text: &str, winner: &Arc<str>| {
             let (winner, loser) = (Arc::clone(winner), Arc::clone(source));
@@ -193,10 +193,11 @@ mod tests {
     fn a_name_of_the_configuration_may_have_the_form_of_an_id_and_is_no_cluster_s_id_then() {
         let a: Arc<str> = "a".into();
         let own = [Definition { id: None, ..definition(&uuid(1), &a, "") }];
-        let of_a = [definition("one", &a, &uuid(1))];
+        let of_a = [definition("one", &a, &uuid(1)), definition(&uuid(1), &a, &uuid(2))];
         let snapshot = merge(&own, &[Part { name: &a, cluster_id: None, endpoints: &of_a }]);
         assert_eq!(served(&snapshot), [(&*uuid(1), "configuration")]);
         assert_eq!(names(&snapshot.by_name_only), ["one"]);
         assert!(snapshot.by_id_only.is_empty());
+        assert!(snapshot.conflicts.iter().all(|conflict| *conflict.winner == *CONFIGURATION));
     }
 }
