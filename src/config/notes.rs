@@ -1,5 +1,6 @@
 //! What is right in a configuration, and good to know before it is put in force.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use super::Settings;
@@ -7,7 +8,7 @@ use super::expiry::expiring;
 use super::problem::quoted_list;
 use crate::admission::authorize::{ANONYMOUS, Callers, Pattern, Rule};
 use crate::admission::{AuthenticationSettings, AuthorizationSettings};
-use crate::route::Toggle;
+use crate::route::{Policies, Toggle};
 
 const COMPLETIONS: &str = "authorization.completions";
 
@@ -16,7 +17,8 @@ pub fn notes(settings: &Settings) -> Vec<String> {
     let parks = settings.policies.iter().any(|rule| matches!(rule.park, Some(Toggle::On(_))));
     let parking = if parks { of_parking(settings) } else { Vec::new() };
     let expiring = expiring(settings, SystemTime::now());
-    of_admin(settings).into_iter().chain(expiring).chain(parking).chain(of_authorization(settings)).collect()
+    let (admin, authorization, redaction) = (of_admin(settings), of_authorization(settings), of_redaction(settings));
+    admin.into_iter().chain(expiring).chain(parking).chain(authorization).chain(redaction).collect()
 }
 
 /// What an operator finds closed.
@@ -76,6 +78,22 @@ fn without_endpoint(settings: &Settings, rules: &[Rule]) -> Vec<String> {
         format!("`authorization.rules[{index}]` is for {names}, which `endpoints` does not define")
     };
     rules.iter().map(exact).enumerate().filter(|(_, names)| !names.is_empty()).map(note).collect()
+}
+
+/// Policies that cut failures, of which those of asynchronous operations do not come this way.
+fn of_redaction(settings: &Settings) -> Option<String> {
+    let policies = Policies::new(settings.policies.clone());
+    let is_relayed = settings.callbacks.public_url.is_some();
+    let decided = settings.policies.iter().map(|rule| policies.explain_selector(&rule.selector));
+    let direct = decided.filter(|decision| decision.redact.value && !(is_relayed && decision.relay.value));
+    let rules: BTreeSet<_> = direct.filter_map(|decision| decision.redact.rule).collect();
+    let places: Vec<_> = rules.iter().map(|rule| format!("policies[{rule}].redact")).collect();
+    let named = quoted_list(places.iter().map(String::as_str));
+    let why = if is_relayed { "`callbacks: direct`" } else { "there is no `callbacks.public_url`" };
+    let home = settings.callbacks.home.as_ref().map_or("", |_| ", but for those that come by way of `callbacks.home`");
+    let note = "cut failures in answers only, where completions go straight to their callers' clusters";
+    (!places.is_empty())
+        .then(|| format!("{named} {note} ({why}): those of asynchronous operations do not cross this gateway{home}"))
 }
 
 /// Which callers parking is for: a start is parked only if its completion may be sent to its callback.

@@ -21,7 +21,7 @@ use crate::body::Content;
 use crate::callback::destination::{Destination, Forbidden};
 use crate::callback::parked::{is_parked, parked_id_of};
 use crate::callback::seal::{Origin, Refused};
-use crate::credentials::Purse;
+use crate::credentials::{Pass, Purse};
 use crate::nexus::callback::{clean_completion, completion_of, is_stale_reference};
 use crate::nexus::{Method, Route, call};
 use crate::park::store::Id;
@@ -127,15 +127,16 @@ impl Gateway {
         let deadline = deadline(visit, &head, &policy)?;
         let (mut body, _held) = self.take_in(visit, &head, body, &policy, &deadline).await?;
         clean_completion(&mut head.headers);
-        if policy.redact {
+        if self.redacts_any() {
             body = redact_completion(&mut head.headers, body);
         }
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let destination = Destination::parse(&format!("{home}{path}")).map_err(|why| forbidden(&why))?;
         let upstream = completions.destinations.find(&destination).map_err(|why| forbidden(&why))?;
         visit.record.target(&destination);
-        let request = Outgoing::raw(destination.uri(), head.headers, body);
         let purse = completions.purse(&destination);
+        purse.map_or_else(Pass::default, Purse::pass).clean(&mut head.headers);
+        let request = Outgoing::raw(destination.uri(), head.headers, body);
         self.send_home(visit, (&upstream, purse), request, &policy, &deadline).await
     }
 

@@ -72,6 +72,12 @@ fn plain_error(status: StatusCode, answered: Answered) -> Bytes {
 }
 
 impl Gateway {
+    /// Whether the failure of a completion is cut of which nobody can tell whose operation it is: where a policy says so of
+    /// any.
+    pub(super) fn redacts_any(&self) -> bool {
+        self.router.table().policies().redact_any()
+    }
+
     /// Whether the failure of this operation's completion is cut. Its sender is not its caller, who is not known by an
     /// address here: what holds for any of them holds.
     pub(super) fn redacts(&self, origin: &Origin) -> bool {

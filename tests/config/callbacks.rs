@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use nexus_gateway::callback::seal::Key;
-use nexus_gateway::config::{Settings, key_id, new_key};
+use nexus_gateway::config::{Settings, key_id, new_key, notes};
 
 use crate::{load_text, refusal};
 
@@ -130,4 +130,38 @@ fn a_home_needs_no_public_url() {
     for text in ["callbacks: {}", "callbacks:"] {
         assert_eq!(load_text(text), Ok(Settings::default()));
     }
+}
+
+#[test]
+fn redaction_that_completions_go_round_is_noted() {
+    let of = |text: &str| notes(&load_text(text).unwrap());
+    let note = |places: &str, why: &str, but: &str| {
+        vec![format!(
+            "{places} cut failures in answers only, where completions go straight to their callers' clusters ({why}): those of \
+            asynchronous operations do not cross this gateway{but}"
+        )]
+    };
+    let (on, home) = (
+        "policies: [{ timeout: 5s }, { match: { endpoint: pay }, redact: on }]\n",
+        "clusters: { home: { url: 'http://h' } }\n",
+    );
+    let no_url = "there is no `callbacks.public_url`";
+    assert_eq!(of(on), note("`policies[1].redact`", no_url, ""));
+    let by_home = "callbacks: { home: home }\n";
+    let but = ", but for those that come by way of `callbacks.home`";
+    assert_eq!(of(&format!("{on}{home}{by_home}")), note("`policies[1].redact`", no_url, but));
+    assert!(of("policies: [{ timeout: 5s }, { match: { endpoint: pay }, redact: off }]").is_empty());
+
+    let relay = "callbacks: { public_url: 'http://g:7280' }\n";
+    assert!(of(&format!("{on}{relay}")).is_empty());
+    for policies in [
+        "[{ match: { endpoint: pay }, callbacks: direct }, { redact: on }]",
+        "[{ callbacks: direct }, { match: { endpoint: pay }, redact: on }]",
+    ] {
+        let said = of(&format!("policies: {policies}\n{relay}"));
+        assert_eq!(said, note("`policies[1].redact`", "`callbacks: direct`", ""), "{policies}");
+    }
+    let apart =
+        "policies: [{ match: { endpoint: pay }, callbacks: direct }, { match: { endpoint: ship }, redact: on }]\n";
+    assert!(of(&format!("{apart}{relay}")).is_empty());
 }

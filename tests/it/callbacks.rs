@@ -3,6 +3,7 @@
 use nexus_gateway::callback::CallbackSettings;
 use nexus_gateway::callback::seal::Key;
 use nexus_gateway::config::Settings;
+use nexus_gateway::credentials::Pass;
 use nexus_gateway::nexus::ErrorType;
 use nexus_gateway::route::PolicyRule;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -243,6 +244,28 @@ async fn completions_for_the_home_cluster_pass_as_they_are_where_there_is_one() 
     let targets: Vec<_> = seen.iter().map(|request| request.target().to_owned()).collect();
     assert_eq!(targets, paths.map(|path| format!("/base{path}")));
     assert!(seen.iter().all(|request| request.header("temporal-callback-token") == Some(TOKEN)));
+}
+
+#[tokio::test]
+async fn what_the_sender_of_a_completion_shows_reaches_the_home_cluster_only_where_that_is_asked_for() {
+    let cluster = Handler::answering(answer("200 OK", &[], ""));
+    let callbacks = CallbackSettings { home: Some("home".into()), ..CallbackSettings::default() };
+    let completion = to("/namespaces/ns/nexus/callback?x=1")
+        .headers([("Nexus-Operation-State", "succeeded"), ("Temporal-Callback-Token", TOKEN)])
+        .headers([("Authorization", "Bearer planted-senders"), ("Cookie", "a=planted-cookie")])
+        .body(RESULT);
+    for pass in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut home = undiscovered("home", &[cluster.url()]);
+        home.outward.pass = Pass { authorization: pass.0, cookie: pass.1 };
+        let settings = Settings { clusters: vec![home], callbacks: callbacks.clone(), ..settings() };
+        let gateway = Gateway::start(settings).await;
+        assert_eq!(gateway.call(&completion).await.status(), 200);
+        let is_completion = |request: &Message| !request.target().contains("/api/");
+        let seen = cluster.requests().into_iter().rfind(is_completion).expect("a completion");
+        let shown = |name| seen.header(name).is_some();
+        assert_eq!((shown("authorization"), shown("cookie")), pass);
+        assert_eq!(seen.header("temporal-callback-token"), Some(TOKEN));
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use nexus_gateway::callback::CallbackSettings;
 use nexus_gateway::config::Settings;
 use nexus_gateway::resilience::RetrySettings;
 use nexus_gateway::resilience::park::ParkSettings;
@@ -133,6 +134,27 @@ async fn a_failed_completion_is_cut_on_its_way_home() {
     gateway.running.apply(gone).await.expect("it can be applied");
     assert_eq!(gateway.call(&completion("failed", TOLD)).await.status(), 200);
     assert_eq!(home.requests().last().expect("a completion").text(), LEFT);
+}
+
+/// Which endpoint it is of, nobody can tell there.
+#[tokio::test]
+async fn a_failed_completion_for_the_home_cluster_is_cut_where_a_policy_says_so_of_any_endpoint() {
+    let cluster = home();
+    let clusters = vec![undiscovered("home", &[cluster.url()])];
+    let callbacks = CallbackSettings { home: Some("home".into()), ..CallbackSettings::default() };
+    let settings = Settings { clusters, callbacks, ..settings() };
+    let gateway = Gateway::start(under(settings.clone(), redacting())).await;
+    let completion = to("/namespaces/ns/nexus/callback")
+        .headers([("Nexus-Operation-State", "failed"), ("Content-Type", "application/json")])
+        .body(TOLD);
+    let is_completion = |seen: &Message| seen.target().ends_with("/nexus/callback");
+    let arrived = || cluster.requests().into_iter().rfind(is_completion).expect("a completion").text();
+    assert_eq!(gateway.call(&completion).await.status(), 200);
+    assert_eq!(arrived(), LEFT);
+    let off = PolicyRule { redact: Some(false), ..redacting() };
+    gateway.running.apply(under(settings, off)).await.expect("it can be applied");
+    assert_eq!(gateway.call(&completion).await.status(), 200);
+    assert_eq!(arrived(), TOLD);
 }
 
 #[tokio::test]

@@ -158,6 +158,11 @@ impl Policies {
         named
     }
 
+    /// Whether failures are cut of any operation and caller.
+    pub fn redact_any(&self) -> bool {
+        self.rules.iter().any(|rule| rule.redact == Some(true))
+    }
+
     fn decide_by(&self, applies: impl Fn(&Selector) -> bool) -> Decision {
         let rules: Vec<_> = self.rules.iter().filter(|rule| applies(&rule.selector)).collect();
         let default = Policy::default();
