@@ -63,8 +63,8 @@ fn of_any_namespace(authorization: &AuthorizationSettings) -> Option<String> {
     let mut places: Vec<_> = rules.map(|(index, _)| format!("authorization.rules[{index}]")).collect();
     places.extend(authorization.completions.as_ref().filter(|callers| names_some(callers)).map(|_| COMPLETIONS.into()));
     let named = quoted_list(places.iter().map(String::as_str));
-    let note = "name callers without `namespaces`: whoever is called so in any namespace may go by them";
-    (!places.is_empty()).then(|| format!("{named} {note}"))
+    let note = "callers are named without `namespaces`: whoever is called so in any namespace fits";
+    (!places.is_empty()).then(|| format!("{named}: {note}"))
 }
 
 fn without_endpoint(settings: &Settings, rules: &[Rule]) -> Vec<String> {
@@ -91,9 +91,9 @@ fn of_redaction(settings: &Settings) -> Option<String> {
     let named = quoted_list(places.iter().map(String::as_str));
     let why = if is_relayed { "`callbacks: direct`" } else { "there is no `callbacks.public_url`" };
     let home = settings.callbacks.home.as_ref().map_or("", |_| ", but for those that come by way of `callbacks.home`");
-    let note = "cut failures in answers only, where completions go straight to their callers' clusters";
+    let note = "only failures in answers are cut where completions go straight to their callers' clusters";
     (!places.is_empty())
-        .then(|| format!("{named} {note} ({why}): those of asynchronous operations do not cross this gateway{home}"))
+        .then(|| format!("{named}: {note} ({why}); those of asynchronous operations do not cross this gateway{home}"))
 }
 
 /// Which callers parking is for: a start is parked only if its completion may be sent to its callback.

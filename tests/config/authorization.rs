@@ -106,8 +106,8 @@ fn rules_for_names_in_any_namespace_are_noted_where_callers_have_one() {
     };
     let rules = "rules: [{ callers: [anonymous] }, { callers: ['*'] }, { callers: [a], namespaces: [n] }, { callers: [orders] }, \
         { callers: ['team-*'] }], completions: { callers: [handlers] }";
-    let note = "`authorization.rules[3]`, `authorization.rules[4]`, `authorization.completions` name callers without \
-        `namespaces`: whoever is called so in any namespace may go by them";
+    let note = "`authorization.rules[3]`, `authorization.rules[4]`, `authorization.completions`: callers are named \
+        without `namespaces`: whoever is called so in any namespace fits";
     for with in [
         "api_keys: { keys: [{ name: orders, sha256: 'SHA', namespace: shop }] }",
         "certificates: [{ spiffe: 'spiffe://example.org/ns/{namespace}/sa/{name}' }]",

@@ -137,8 +137,8 @@ fn redaction_that_completions_go_round_is_noted() {
     let of = |text: &str| notes(&load_text(text).unwrap());
     let note = |places: &str, why: &str, but: &str| {
         vec![format!(
-            "{places} cut failures in answers only, where completions go straight to their callers' clusters ({why}): those of \
-            asynchronous operations do not cross this gateway{but}"
+            "{places}: only failures in answers are cut where completions go straight to their callers' clusters ({why}); \
+            those of asynchronous operations do not cross this gateway{but}"
         )]
     };
     let (on, home) = (
