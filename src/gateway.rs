@@ -291,9 +291,10 @@ impl Gateway {
     /// Asks the registry for a name that the table does not have.
     async fn look_up(&self, name: &str, by: &Account) -> LookUp {
         let looked_up = self.registry.look_up(name, by).await;
-        if looked_up == LookUp::Found && self.router.find(name).is_none() {
+        let is_settled = || self.router.find(name).is_some();
+        if looked_up == LookUp::Found && !is_settled() {
             // It was found a moment ago and is gone again, renamed or deleted.
-            return self.registry.look_up_since(name, by, Instant::now()).await;
+            return self.registry.look_up_since(name, by, Instant::now(), is_settled).await;
         }
         looked_up
     }

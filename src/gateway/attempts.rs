@@ -199,20 +199,7 @@ impl Gateway {
         if !visit.by_name || !may_be_gone(endpoint, &answer.0) || Instant::now() > deadline.last_start() {
             return Ok(answer);
         }
-        let (name, by) = (endpoint.name(), visit.account());
-        let looked_up = Box::pin(self.registry.look_up_since(name, &by, Instant::now())).await;
-        let doubtful = || {
-            let message = format!("nobody could be asked whether endpoint {name:?} still exists");
-            Failure::new(Reason::RegistryUnavailable, message)
-        };
-        match looked_up {
-            LookUp::Unavailable(why) => return Err(doubtful().because(why)),
-            LookUp::TooMany => return Err(doubtful()),
-            LookUp::Found | LookUp::Absent => {}
-        }
-        let Some(now) = self.router.find(endpoint.name()).filter(|now| is_instead_of(now, endpoint)) else {
-            return Ok(answer);
-        };
+        let Some(now) = self.instead_of(endpoint, &visit.account()).await? else { return Ok(answer) };
         // Seals, and what passes of the caller's credentials, were made for the target that there was.
         if now.target_ref() != endpoint.target_ref() {
             let message = format!("endpoint {:?} was given another target a moment ago", endpoint.name());
@@ -224,6 +211,22 @@ impl Gateway {
         }
         request.redirect(crossing(&now, &visit.caller));
         Box::pin(send(visit, call, &now, request, Instant::now(), deadline, sent)).await
+    }
+
+    /// The endpoint that took the place of one that seems to be gone. Where there are too many look-ups to find out, the
+    /// answer stays what the cluster said.
+    async fn instead_of(&self, gone: &Endpoint, by: &Account) -> Result<Option<Arc<Endpoint>>, Failure> {
+        let name = gone.name();
+        let instead = || self.router.find(name).filter(|now| is_instead_of(now, gone));
+        let is_settled = || instead().is_some();
+        let looked_up = Box::pin(self.registry.look_up_since(name, by, Instant::now(), is_settled)).await;
+        match (instead(), looked_up) {
+            (None, LookUp::Unavailable(why)) => {
+                let message = format!("nobody could be asked whether endpoint {name:?} still exists");
+                Err(Failure::new(Reason::RegistryUnavailable, message).because(why))
+            }
+            (instead, _) => Ok(instead),
+        }
     }
 
     /// Whether there is another attempt after a loss; waits for it.

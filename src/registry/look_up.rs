@@ -95,17 +95,27 @@ impl Registry {
         self.known_or_asked(name, by).await.outcome
     }
 
-    /// The same, but only with an outcome of after `since`: for those who know that what was said before is wrong.
-    pub async fn look_up_since(self: &Arc<Self>, name: &str, by: &Account, since: Instant) -> LookUp {
-        if self.look_ups.known.get(name).await.is_some_and(|known| known.began < since) {
-            self.look_ups.known.invalidate(name).await;
+    /// The same, but only with an outcome of after `since`: for those who know that what was said before is wrong, until
+    /// `is_settled` says that the table has what they want. Those who come while a look-up is under way wait for the next
+    /// one together, if they still have to when it ends.
+    pub async fn look_up_since(
+        self: &Arc<Self>,
+        name: &str,
+        by: &Account,
+        since: Instant,
+        is_settled: impl Fn() -> bool,
+    ) -> LookUp {
+        // Twice at most: what begins from now on began after `since`.
+        while !is_settled() {
+            if self.look_ups.known.get(name).await.is_some_and(|known| known.began < since) {
+                self.look_ups.known.invalidate(name).await;
+            }
+            let known = self.known_or_asked(name, by).await;
+            if known.began >= since {
+                return known.outcome;
+            }
         }
-        let known = self.known_or_asked(name, by).await;
-        if known.began >= since {
-            return known.outcome;
-        }
-        // It had begun before and ended just now.
-        self.ask(name, by).await.unwrap_or_else(|refused| refused).outcome
+        LookUp::Found
     }
 
     async fn known_or_asked(self: &Arc<Self>, name: &str, by: &Account) -> Known {

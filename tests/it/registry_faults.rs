@@ -1,5 +1,7 @@
 //! Registries that fail: at the start, later, by silence or by nonsense.
 
+use std::sync::Arc;
+
 use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use nexus_gateway::config::Settings;
@@ -162,6 +164,91 @@ async fn a_caller_of_many_made_up_names_leaves_look_ups_to_others() {
         ends.push(caller.answer().await.status());
     }
     assert_eq!(ends.iter().filter(|status| **status == 404).count(), 8, "{ends:?}");
+}
+
+/// Callers of `pay` whose requests have all come to the cluster.
+async fn in_flight(gateway: &Gateway, cluster: &Cluster) -> Vec<Caller> {
+    let mut callers = Vec::new();
+    for _ in 0..30 {
+        let mut caller = gateway.connect().await;
+        caller.send(start("pay").bytes()).await;
+        callers.push(caller);
+    }
+    eventually(|| cluster.dispatched().len() == 30).await;
+    callers
+}
+
+fn look_ups_of_pay(cluster: &Cluster) -> usize {
+    cluster.asked().iter().filter(|target| target.contains("name=pay")).count()
+}
+
+/// As a frontend answers for an id that it does not know: nothing says that a worker did.
+fn no_such_id() -> String {
+    json("404 Not Found", r#"{"message":"nexus endpoint not found"}"#)
+}
+
+#[tokio::test]
+async fn requests_in_flight_follow_their_recreated_endpoint_together() {
+    let cluster = Cluster::serving(vec![listed("pay", 1)]);
+    let (gone, listed_again) = (Gate::new(), Gate::new());
+    let closed = gone.clone();
+    cluster.state().dispatch = Arc::new(move |seen| {
+        let to_the_old_one = seen.message.target().contains(&id(1));
+        if to_the_old_one { vec![Act::Wait(closed.clone()), no_such_id().into()] } else { vec![ok().into()] }
+    });
+    let gateway = Gateway::serving(&cluster).await;
+    gateway.until_ready().await;
+    let mut callers = in_flight(&gateway, &cluster).await;
+    cluster.state().endpoints = vec![listed("pay", 2)];
+    cluster.state().mood = Mood::Stalled(listed_again.clone());
+    gone.open();
+    eventually(|| look_ups_of_pay(&cluster) > 0).await;
+    listed_again.open();
+    for caller in &mut callers {
+        let answer = caller.answer().await;
+        assert_eq!(answer.status(), 200, "{answer:?}");
+    }
+    let followed = cluster.dispatched().iter().filter(|request| request.target().contains(&id(2))).count();
+    assert_eq!(followed, 30);
+    let asked = look_ups_of_pay(&cluster);
+    assert!(asked <= 2, "{asked} look-ups");
+}
+
+#[tokio::test]
+async fn requests_to_an_endpoint_that_only_seems_to_be_gone_share_look_ups_and_get_its_answer() {
+    let cluster = Cluster::serving(vec![listed("pay", 1)]);
+    let (answered, asked) = (Gate::new(), Gate::new());
+    let closed = answered.clone();
+    cluster.state().dispatch = Arc::new(move |_| vec![Act::Wait(closed.clone()), no_such_id().into()]);
+    let gateway = Gateway::serving(&cluster).await;
+    gateway.until_ready().await;
+    let mut callers = in_flight(&gateway, &cluster).await;
+    cluster.state().mood = Mood::Stalled(asked.clone());
+    answered.open();
+    eventually(|| look_ups_of_pay(&cluster) > 0).await;
+    asked.open();
+    for caller in &mut callers {
+        assert_passed(&no_such_id(), &caller.answer().await);
+    }
+    // Two, and a few more where a slow machine answers some requests later.
+    let asked = look_ups_of_pay(&cluster);
+    assert!(asked <= 8, "{asked} look-ups");
+}
+
+#[tokio::test]
+async fn a_404_that_cannot_be_looked_into_for_too_many_look_ups_stays_what_it_is() {
+    let cluster = Cluster::serving(vec![listed("pay", 1)]).answering(no_such_id());
+    let gateway = Gateway::serving(&cluster).await;
+    gateway.until_ready().await;
+    cluster.state().mood = Mood::Stalled(Gate::new());
+    let mut waiting = Vec::new();
+    for number in 0..8 {
+        let mut caller = gateway.connect().await;
+        caller.send(start(&format!("made-up-{number}")).bytes()).await;
+        waiting.push(caller);
+    }
+    eventually(|| cluster.asked().iter().filter(|target| target.contains("name=made")).count() == 8).await;
+    assert_passed(&no_such_id(), &gateway.call(&start("pay")).await);
 }
 
 #[tokio::test]
