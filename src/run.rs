@@ -5,7 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
@@ -79,6 +79,8 @@ pub struct Running {
     phase: watch::Sender<Phase>,
     current: Mutex<Current>,
     parking: Mutex<Option<Parking>>,
+    /// The key of seals that none was configured for. It outlives reloads: what was started under it may still run.
+    made: OnceLock<Key>,
     /// The shelf of connections of what finishes parked operations, beside those of the worker threads.
     shelf: usize,
 }
@@ -150,9 +152,10 @@ impl Running {
         telemetry.audit_to(audit);
 
         let current = Mutex::new(Current { settings: settings.clone(), admin });
-        let parking = Mutex::default();
-        let running = Self { router, registry, telemetry, gates, gateway, server, phase, current, parking, shelf };
-        let completions = completions(&settings, running.router.wallet())?;
+        let (parking, made) = (Mutex::default(), OnceLock::new());
+        let running =
+            Self { router, registry, telemetry, gates, gateway, server, phase, current, parking, made, shelf };
+        let completions = running.completions(&settings)?;
         running.put_in_force(&settings, data, Some(completions));
         running.park(&settings).await?;
         Ok(running)
@@ -169,17 +172,13 @@ impl Running {
             (settings.log.access_log != before.log.access_log).then(|| open_access_log(&settings.log)).transpose()?;
         let audit =
             (settings.log.audit_log != before.log.audit_log).then(|| open_audit_log(&settings.log)).transpose()?;
+        let completions = (!same_completions(&before, &settings)).then(|| self.completions(&settings)).transpose()?;
         if let Some(access) = access {
             self.telemetry.log_to(access);
         }
         if let Some(audit) = audit {
             self.telemetry.audit_to(audit);
         }
-        let completions = if same_completions(&before, &settings) {
-            None
-        } else {
-            Some(completions(&settings, self.router.wallet())?)
-        };
         warn_of_restart(&before, &settings);
         self.warn_of_dropped_keys(&before, &settings);
         warn_of_strangers(&before, &settings);
@@ -193,6 +192,11 @@ impl Running {
             current.settings = settings.clone();
         }
         self.park(&settings).await
+    }
+
+    fn completions(&self, settings: &Settings) -> Result<Completions, ApplyError> {
+        let keys = keys(settings, &self.made).map_err(ApplyError::Key)?;
+        Ok(completions(settings, keys, self.router.wallet()))
     }
 
     /// In an order in which nobody gets in who does not get in before or after: listeners first, so that connections end
@@ -257,7 +261,8 @@ impl Running {
 
     fn warn_of_dropped_keys(&self, before: &Settings, now: &Settings) {
         let is_gone = |key: &&Key| now.callbacks.keys.iter().all(|kept| kept.id != key.id);
-        for key in before.callbacks.keys.iter().filter(is_gone) {
+        let made = self.made.get().filter(|_| before.callbacks.keys.is_empty() && !now.callbacks.keys.is_empty());
+        for key in before.callbacks.keys.iter().chain(made).filter(is_gone) {
             self.telemetry.callback_keys_dropped.inc();
             let key = &*key.id;
             tracing::warn!(key, "a key of callbacks is gone: operations that were started under it cannot complete");
@@ -349,8 +354,23 @@ impl Running {
     }
 }
 
-/// How completions go and tokens are sealed, by these settings. Blocks on the file of a generated key.
-fn completions(settings: &Settings, wallet: &Wallet) -> Result<Completions, ApplyError> {
+/// The keys of seals, by these settings; the one that was made already where there is none in them. Blocks on its file.
+fn keys(settings: &Settings, made: &OnceLock<Key>) -> io::Result<Vec<Key>> {
+    if settings.callbacks.public_url.is_none() && !settings.seals_tokens() {
+        return Ok(Vec::new());
+    }
+    if !settings.callbacks.keys.is_empty() {
+        return Ok(settings.callbacks.keys.clone());
+    }
+    if let Some(key) = made.get() {
+        return Ok(vec![key.clone()]);
+    }
+    let key = keys::load_or_generate(settings.state.as_deref())?;
+    Ok(vec![made.get_or_init(|| key).clone()])
+}
+
+/// How completions go and tokens are sealed, by these settings.
+fn completions(settings: &Settings, keys: Vec<Key>, wallet: &Wallet) -> Completions {
     let callbacks = &settings.callbacks;
     let clusters = settings
         .clusters
@@ -362,19 +382,13 @@ fn completions(settings: &Settings, wallet: &Wallet) -> Result<Completions, Appl
         let cluster = settings.clusters.iter().find(|cluster| cluster.name == *home)?;
         cluster.urls.first().cloned()
     });
-    let seals = callbacks.public_url.is_some() || settings.seals_tokens();
-    let keys = match &callbacks.keys[..] {
-        _ if !seals => Vec::new(),
-        [] => vec![keys::load_or_generate(settings.state.as_deref()).map_err(ApplyError::Key)?],
-        keys => keys.to_vec(),
-    };
     let keyring = Keyring::new(keys).map(Arc::new);
     let relay =
         keyring.clone().and_then(|keyring| Callbacks::new(callbacks.clone(), keyring, Arc::clone(&destinations)));
     let tokens = keyring.map(Tokens::new);
     let homes =
         settings.clusters.iter().map(|cluster| Home::new(&cluster.name, &cluster.urls, &cluster.outward, wallet));
-    Ok(Completions { tokens, relay, home, destinations, homes: homes.collect() })
+    Completions { tokens, relay, home, destinations, homes: homes.collect() }
 }
 
 /// Whether connections to destinations can stay.

@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 
+use http::{HeaderName, HeaderValue};
 use nexus_gateway::admin::AdminSettings;
 use nexus_gateway::admission::Trust;
 use nexus_gateway::config::Settings;
 use nexus_gateway::nexus::ErrorType;
-use nexus_gateway::route::PolicyRule;
+use nexus_gateway::route::{PolicyRule, TokenRule};
 use nexus_gateway::run::ApplyError;
 use nexus_gateway::server::ListenerSettings;
 use nexus_gateway::telemetry::{LogSettings, LogTarget};
@@ -175,6 +176,46 @@ async fn settings_that_cannot_be_put_in_force_change_nothing() {
         assert_eq!((gateway.running.data_addresses(), gateway.running.admin_address()), (vec![data], admin));
         assert_eq!(gateway.call(&start("pay")).await.status(), 200);
     }
+}
+
+#[tokio::test]
+async fn what_needs_a_key_that_cannot_be_read_changes_no_log() {
+    let (handler, state) = (Handler::answering(ok()), tempfile::tempdir().expect("a temporary folder"));
+    std::fs::write(state.path().join("callback-key"), "damaged").expect("it can be written");
+    let (before, after) = (LogFile::new(), LogFile::new());
+    let logging = |log: &LogFile, settings: Settings| {
+        let log = LogSettings { access_log: Some(log.target()), ..LogSettings::default() };
+        Settings { state: Some(state.path().into()), log, ..settings }
+    };
+    let gateway = Gateway::start(logging(&before, leading_to(&handler))).await;
+    let sealed = PolicyRule { tokens: Some(TokenRule::Sealed), ..PolicyRule::default() };
+    let outcome = gateway.running.apply(logging(&after, under(leading_to(&handler), sealed))).await;
+    assert!(matches!(outcome, Err(ApplyError::Key(_))), "{outcome:?}");
+    assert_eq!(gateway.call(&start("pay")).await.status(), 200);
+    before.lines(1).await;
+    assert_eq!(after.text(), "");
+}
+
+/// As whenever a certificate that is shown to a cluster is changed.
+#[tokio::test]
+async fn a_key_that_was_made_for_lack_of_one_outlives_what_changes_beside_it() {
+    let handler = starting();
+    let known = Known::new(&[("orders", None)]);
+    let shown = |value: &'static str| {
+        let mut cluster = undiscovered("home", &[handler.url()]);
+        cluster.outward.headers = vec![(HeaderName::from_static("x-shown"), HeaderValue::from_static(value))];
+        known.under(Settings { clusters: vec![cluster], ..leading_to(&handler) }, vec![everybody()])
+    };
+    let gateway = Gateway::stateless(shown("one")).await;
+    let token = token_of(&gateway.call(&known.by("orders", start("pay"))).await);
+    for other in ["two", "three"] {
+        gateway.running.apply(shown(other)).await.expect("it can be applied");
+        assert_eq!(gateway.call(&known.by("orders", cancel_of(&token))).await.status(), 202);
+    }
+    let mut configured = shown("four");
+    configured.callbacks.keys = vec![seal_key("k1")];
+    gateway.running.apply(configured).await.expect("it can be applied");
+    gateway.counts("nexus_gateway_callback_keys_dropped_total", &[], 1.0).await;
 }
 
 #[tokio::test]

@@ -36,6 +36,15 @@ impl Gateway {
     pub(crate) async fn start(mut settings: Settings) -> Self {
         let state = tempfile::tempdir().expect("a temporary folder");
         settings.state.get_or_insert_with(|| state.path().into());
+        Self::with(settings, state).await
+    }
+
+    /// Without a state folder, unless the settings name one.
+    pub(crate) async fn stateless(settings: Settings) -> Self {
+        Self::with(settings, tempfile::tempdir().expect("a temporary folder")).await
+    }
+
+    async fn with(mut settings: Settings, state: TempDir) -> Self {
         let log = |name| LogTarget::File(state.path().join(name));
         settings.log.access_log.get_or_insert_with(|| log("access.log"));
         settings.log.audit_log.get_or_insert_with(|| log("audit.log"));
