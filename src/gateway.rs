@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::admission::{Authentication, Authorization, Caller, Identity, Peer};
 use crate::body::{Body, Broken, OnEnd};
 use crate::callback::Completions;
+use crate::callback::tokens::Tokens;
 use crate::gates::concurrency::{Permit, Refused};
 use crate::gates::rate_limit::Why;
 use crate::gates::{Account, CallerKey, Gates, IN_FLIGHT};
@@ -231,6 +232,7 @@ impl Gateway {
             String::new()
         };
         // It says whose `temporal://system` is meant, and ends at this gateway.
+        let wraps = sealing.is_some() && terms.sticky;
         let source = sealing.and_then(|_| head.headers.get(&headers::CALLBACK_SOURCE).cloned());
         let mut request = outgoing(visit, head, &call, &endpoint, body)?;
         let sealed = match sealing {
@@ -251,7 +253,8 @@ impl Gateway {
             }
         };
         let tokens = completions.as_ref().and_then(|completions| completions.tokens.as_ref());
-        let answer = match tokens.filter(|_| outcome == Outcome::Started && (sealed || terms.sealed)) {
+        let seals = || sealed || terms.sealed || wraps && Tokens::looks_sealed(&answer);
+        let answer = match tokens.filter(|_| outcome == Outcome::Started && seals()) {
             Some(tokens) => tokens.seal_started(answer, &about(&visit.caller, endpoint, &key, terms.sticky)),
             None => answer,
         };

@@ -11,7 +11,7 @@ use http::Response;
 use http::request::Parts;
 
 use super::About;
-use super::seal::{Bound, Keyring, Opened, Operation, Refused, TargetRef};
+use super::seal::{Bound, Keyring, MAX_OPERATION_TOKEN, Opened, Operation, Refused, TargetRef};
 use crate::body::Content;
 use crate::nexus::path::decode;
 use crate::nexus::{Method, Path, callback};
@@ -56,6 +56,21 @@ impl Tokens {
         });
         let body = sealed.and_then(|sealed| callback::with_started_token(body, &mut head.headers, &sealed));
         Response::from_parts(head, body.map_or(content, Content::Whole))
+    }
+
+    /// Whether the token of a start's 201 looks as if another gateway had sealed it. Left as it is, its cancel would be
+    /// taken for one whose key is not here yet.
+    pub fn looks_sealed(answer: &Response<Content>) -> bool {
+        let Content::Whole(body) = answer.body() else { return false };
+        callback::started_token(answer.headers(), body).is_some_and(|token| Keyring::is_sealed(token.as_bytes()))
+    }
+
+    /// Whether the token of a cancel is so long that it was left as it is when its operation started at this target.
+    pub fn leaves(&self, head: &Parts, path: &Path, target: TargetRef) -> bool {
+        let token = callback::cancel_token(path, head);
+        token.is_some_and(|token| {
+            Keyring::operation_len(&Operation { target, token: token.into() }) > MAX_OPERATION_TOKEN
+        })
     }
 
     /// Opens the token of a cancel, and puts the handler's own in its place.

@@ -80,7 +80,7 @@ impl Gateway {
             Some(rule) => rule == TokenRule::Sealed,
             None => self.authentication.load().is_some(),
         };
-        TokenTerms { sticky: sealed || policy.sticky, sealed }
+        TokenTerms { sticky: sealed || policy.sticky && policy.relay, sealed }
     }
 
     /// Lets a cancel follow its operation to where that was started, wherever the endpoint leads by now. The answer,
@@ -94,7 +94,7 @@ impl Gateway {
         terms: TokenTerms,
     ) -> Result<Option<Response<Content>>, Failure> {
         let completions = self.completions.load_full();
-        let Some(tokens) = completions.as_ref().and_then(|completions| completions.tokens.as_ref()) else {
+        let Some((completions, tokens)) = completions.as_ref().and_then(|all| Some((all, all.tokens.as_ref()?))) else {
             // As new settings are put in force, keys may come a moment after what needs them.
             return if terms.sealed { Err(unopened(Refused::UnknownKey)) } else { Ok(None) };
         };
@@ -106,9 +106,13 @@ impl Gateway {
             opened = tokens.open_cancel(head, &call.path, &of((ANONYMOUS, None)));
         }
         let unknown = || Failure::new(Reason::UnknownToken, "no operation of this endpoint has this token");
+        // Where tokens pass as they are, they may be another gateway's.
+        let seals = terms.sealed || terms.sticky && completions.relay.is_some();
         let opened = match opened {
-            // Where tokens pass as they are, they may be another gateway's.
-            Err(_) if !terms.sticky => return Ok(None),
+            Err(_) if !seals => return Ok(None),
+            Err(Refused::UnknownKey) if !terms.sealed && tokens.leaves(head, &call.path, endpoint.target_ref()) => {
+                return Ok(None);
+            }
             opened => opened,
         };
         let opened = opened.map_err(|refused| match refused {

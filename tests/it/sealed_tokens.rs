@@ -149,6 +149,53 @@ async fn each_gateway_of_two_in_a_row_seals_for_itself() {
     assert_eq!(canceled(&handler), [HANDLERS_OWN]);
 }
 
+/// An endpoint of another gateway, as this one sees it.
+fn through(inner: &Gateway) -> String {
+    format!("http://{}/nexus/endpoints/pay/services", inner.data())
+}
+
+#[tokio::test]
+async fn a_cancel_passes_through_a_gateway_that_left_the_inner_ones_seal_as_it_is() {
+    let handler = starting();
+    let inner = Gateway::start(sealed(&handler)).await;
+    let known = Known::new(&[("orders", None)]);
+    let selector = Selector { endpoint: Some("pay".into()), ..Selector::default() };
+    let any = PolicyRule { selector, tokens: Some(TokenRule::Any), ..PolicyRule::default() };
+    let direct = PolicyRule { relay: Some(false), ..PolicyRule::default() };
+    let endpoints = vec![external("pay", &through(&inner))];
+    for (which, settings) in [
+        ("any", known.under(under(Settings { endpoints, ..settings() }, any), vec![everybody()])),
+        ("direct", under(relaying(&through(&inner)), direct)),
+    ] {
+        let outer = Gateway::start(settings).await;
+        let token = token_of(&outer.call(&known.by("orders", start_of(&handler, which))).await);
+        assert_eq!(outer.call(&known.by("orders", cancel_of(&token))).await.status(), 202, "{which}");
+    }
+    assert_eq!(canceled(&handler), [HANDLERS_OWN; 2]);
+}
+
+#[tokio::test]
+async fn a_relaying_gateway_takes_cancels_of_what_had_no_callback_or_no_room_for_its_seal() {
+    let long = "planted-".repeat(300);
+    let body = format!("{{\"token\":\"{long}\",\"state\":\"running\"}}");
+    let handler = Handler::scripted(move |seen: &Seen| {
+        let canceled = seen.message.target().contains("/cancel");
+        vec![if canceled { answer("202 Accepted", &[], "") } else { json("201 Created", &body) }.into()]
+    });
+    let inner = Gateway::start(sealed(&handler)).await;
+    let outer = Gateway::start(relaying(&through(&inner))).await;
+    let token = token_of(&outer.call(&start_of(&handler, "one")).await);
+    assert!(token.len() > 3072, "it would be too long if it were sealed again");
+    assert_eq!(outer.call(&cancel_of(&token)).await.status(), 202, "no room");
+    assert_eq!(canceled(&handler), [&*long]);
+
+    let handler = starting();
+    inner.running.apply(sealed(&handler)).await.expect("it can be applied");
+    let token = token_of(&outer.call(&start("pay")).await);
+    assert_eq!(outer.call(&cancel_of(&token)).await.status(), 202, "no callback");
+    assert_eq!(canceled(&handler), [HANDLERS_OWN]);
+}
+
 #[tokio::test]
 async fn any_replica_with_the_keys_takes_a_cancel_and_keys_change_without_losing_one() {
     let handler = starting();
