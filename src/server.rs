@@ -43,6 +43,7 @@ use cuts::{Conduct, Cuts};
 use handshake::Handshakes;
 pub use http2::Http2Settings;
 use places::{Place, Places};
+use pulse::AllUnread;
 use terms::{Lease, Terms};
 use worker::{Accepted, Security};
 
@@ -210,11 +211,12 @@ impl Server {
         telemetry: Arc<Telemetry>,
         phase: &watch::Receiver<Phase>,
     ) -> io::Result<Self> {
-        let (mut inboxes, mut threads) = (Vec::new(), Vec::new());
+        let (mut inboxes, mut threads, unread) = (Vec::new(), Vec::new(), AllUnread::default());
         for id in 0..settings.workers.max(1) {
             let (inbox, work) = mpsc::unbounded_channel();
             inboxes.push(inbox);
-            threads.push(worker::start(id, work, Arc::clone(gateway), Arc::clone(&telemetry), phase.clone())?);
+            let (gateway, telemetry) = (Arc::clone(gateway), Arc::clone(&telemetry));
+            threads.push(worker::start(id, work, gateway, telemetry, phase.clone(), unread.other())?);
         }
         let handshakes = ArcSwap::from_pointee(Handshakes::new(settings.max_handshakes_per_peer));
         let settings = ArcSwap::from_pointee(settings);

@@ -127,7 +127,7 @@ pub(super) struct Server {
     /// TLS handshakes of one peer that are under way at a time, 1 to 100000; further ones wait. Default: 64.
     pub(super) max_handshakes_per_peer: Option<Checked<Count<1, 100_000>>>,
     /// Longest time for a request body to arrive (the request's own time may end before), and for which an answer waits for
-    /// its caller to take it, 100ms to 1h. Default: 30s.
+    /// its caller to take it, besides a second for each 16 KiB that were taken, 100ms to 1h. Default: 30s.
     pub(super) body_timeout: Option<Checked<Time<100, HOUR>>>,
     /// Longest time that a connection stays open without a request, 1s to 24h. Default: 3m.
     pub(super) idle_timeout: Option<Checked<Time<1000, { 24 * HOUR }>>>,

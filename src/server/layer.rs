@@ -13,8 +13,8 @@ pub(super) trait Layer: Unpin {
     where
         S: AsyncRead + Unpin;
 
-    /// So many bytes were to be sent, and some were taken or none.
-    fn wrote(&mut self, _bytes: usize, _taken: bool) {}
+    /// So many bytes were to be sent, and so many of them were taken, or none could be.
+    fn wrote(&mut self, _bytes: usize, _taken: Option<usize>) {}
 
     /// The last byte was sent.
     fn closed<S: AsyncRead + Unpin>(&mut self, _stream: &mut S, _cx: &mut Context<'_>) {}
@@ -36,7 +36,7 @@ impl<S: AsyncRead + Unpin, L: Layer> AsyncRead for Layered<S, L> {
 impl<S: AsyncRead + AsyncWrite + Unpin, L: Layer> AsyncWrite for Layered<S, L> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.layer.wrote(buf.len(), wrote.is_ready());
+        self.layer.wrote(buf.len(), taken(&wrote));
         wrote
     }
 
@@ -57,11 +57,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin, L: Layer> AsyncWrite for Layered<S, L> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.layer.wrote(bufs.iter().map(|buf| buf.len()).sum(), wrote.is_ready());
+        self.layer.wrote(bufs.iter().map(|buf| buf.len()).sum(), taken(&wrote));
         wrote
     }
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+fn taken(wrote: &Poll<io::Result<usize>>) -> Option<usize> {
+    match wrote {
+        Poll::Pending => None,
+        Poll::Ready(wrote) => Some(*wrote.as_ref().unwrap_or(&0)),
     }
 }

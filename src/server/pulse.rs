@@ -14,6 +14,9 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use super::layer::Layer;
 
+/// Bytes a second that a caller takes of an answer at the least.
+const LEAST_RATE: usize = 16 << 10;
+
 /// A clock that only ticks, shared by the connections of a worker.
 #[derive(Default)]
 pub(super) struct Ticks(AtomicU32);
@@ -48,6 +51,37 @@ pub(super) struct Unread {
     pub(super) bytes: usize,
 }
 
+/// Bytes of answers that wait, on all threads together, of which each has an equal share at the least.
+#[derive(Default)]
+pub(super) struct AllUnread {
+    all: Arc<AtomicUsize>,
+    /// What this thread said last.
+    own: usize,
+}
+
+impl AllUnread {
+    /// Another thread's.
+    pub(super) fn other(&self) -> Self {
+        Self { all: Arc::clone(&self.all), own: 0 }
+    }
+
+    /// So many wait on this thread now. Of `max` in all it may have what the others leave, or its share of as many
+    /// `threads`.
+    pub(super) fn room(&mut self, own: usize, max: usize, threads: usize) -> usize {
+        // What is taken away was added before, so that it wraps to what is right.
+        let change = own.wrapping_sub(self.own);
+        let all = self.all.fetch_add(change, Ordering::Relaxed).wrapping_add(change);
+        self.own = own;
+        max.saturating_sub(all.wrapping_sub(own)).max(max / threads.max(1))
+    }
+}
+
+impl Drop for AllUnread {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.own, Ordering::Relaxed);
+    }
+}
+
 /// Which of these have to go so that no more than `max` bytes are left: those that have waited longest.
 pub(super) fn beyond(mut waiting: Vec<(Unread, usize)>, max: usize) -> impl Iterator<Item = usize> {
     waiting.sort_unstable_by_key(|(unread, _)| std::cmp::Reverse(unread.ticks));
@@ -66,7 +100,7 @@ pub(super) struct Patience {
     pub(super) idle: Duration,
     /// For a request's head.
     pub(super) head: Duration,
-    /// For an answer to be taken, in all.
+    /// For an answer to be taken, in all, besides what its bytes may take at the least rate.
     pub(super) answer: Duration,
 }
 
@@ -80,6 +114,8 @@ pub(super) struct Pulse {
     /// Ticks for which the answer of this request had to wait for its caller until it went on. An answer that is read
     /// a byte at a time waits as well.
     blocked: AtomicU32,
+    /// Bytes that were taken of the answer of this request.
+    taken: AtomicUsize,
     /// Bytes of answers that wait for their caller.
     unread: AtomicUsize,
     /// Whether bytes alone say nothing: HTTP/2 has more than requests.
@@ -94,6 +130,7 @@ impl Pulse {
             ticks: Arc::clone(ticks),
             since: AtomicU64::new(0),
             beats: AtomicU32::new(0),
+            taken: AtomicUsize::new(0),
             unread: AtomicUsize::new(0),
             blocked: AtomicU32::new(0),
             framed: AtomicBool::new(false),
@@ -113,6 +150,7 @@ impl Pulse {
     fn begin(&self) {
         if self.beats.fetch_add(1, Ordering::Relaxed) == 0 {
             self.blocked.store(0, Ordering::Relaxed);
+            self.taken.store(0, Ordering::Relaxed);
             self.enter(State::Busy);
         }
     }
@@ -144,13 +182,14 @@ impl Pulse {
         }
     }
 
-    /// So many bytes were to be sent, and some were taken or none.
-    fn wrote(&self, bytes: usize, taken: bool) {
+    /// So many bytes were to be sent, and so many of them were taken, or none could be.
+    fn wrote(&self, bytes: usize, taken: Option<usize>) {
         let (state, since) = self.state();
-        if state == State::Unread || !taken {
-            self.unread.store(if taken { 0 } else { bytes }, Ordering::Relaxed);
+        if state == State::Unread || taken.is_none() {
+            self.unread.store(if taken.is_some() { 0 } else { bytes }, Ordering::Relaxed);
         }
-        match (state, taken) {
+        self.taken.fetch_add(taken.unwrap_or_default(), Ordering::Relaxed);
+        match (state, taken.is_some()) {
             // What is left of an answer waits after its request ended, too.
             (State::Busy | State::Idle, false) => self.enter(State::Unread),
             (State::Unread, true) => {
@@ -189,9 +228,16 @@ impl Pulse {
         match state {
             State::Idle => waited >= limits.idle,
             State::Head => waited >= limits.head,
-            State::Unread => waited >= limits.answer,
+            State::Unread => waited >= limits.answer + self.time_for_taken(),
             State::Busy => false,
         }
+    }
+
+    /// How long the bytes that were taken may have taken. Of HTTP/2 it is counted from the last of them anyway.
+    fn time_for_taken(&self) -> Duration {
+        let is_framed = self.framed.load(Ordering::Relaxed);
+        let taken = if is_framed { 0 } else { self.taken.load(Ordering::Relaxed) };
+        Duration::from_secs(u64::try_from(taken / LEAST_RATE).unwrap_or(u64::MAX))
     }
 
     fn enter(&self, state: State) {
@@ -228,7 +274,7 @@ impl Layer for Watched {
         read
     }
 
-    fn wrote(&mut self, bytes: usize, taken: bool) {
+    fn wrote(&mut self, bytes: usize, taken: Option<usize>) {
         self.0.wrote(bytes, taken);
     }
 }
@@ -336,18 +382,29 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_has_the_room_that_others_leave_and_its_share_at_the_least() {
+        let mut one = AllUnread::default();
+        let (mut two, mut three) = (one.other(), one.other());
+        assert_eq!((one.room(0, 300, 3), two.room(290, 300, 3)), (300, 300), "nobody else has any");
+        assert_eq!((one.room(10, 300, 3), three.room(0, 300, 3)), (100, 100));
+        assert_eq!((two.room(120, 300, 3), three.room(50, 300, 3)), (290, 170));
+        drop((two, three));
+        assert_eq!(one.room(0, 300, 3), 300);
+    }
+
+    #[test]
     fn what_waits_is_known() {
         let ticks = Arc::new(Ticks::default());
         let pulse = Arc::new(Pulse::new(&ticks));
         let _beat = Beat::begin(&pulse);
-        pulse.wrote(10, true);
-        pulse.wrote(10, false);
+        pulse.wrote(10, Some(10));
+        pulse.wrote(10, None);
         ticks.advance();
         assert_eq!(pulse.unread(), None, "it may have waited for no time at all");
-        pulse.wrote(30, false);
+        pulse.wrote(30, None);
         ticks.advance();
         assert_eq!(pulse.unread(), Some(Unread { ticks: 2, bytes: 30 }));
-        pulse.wrote(30, true);
+        pulse.wrote(30, Some(30));
         assert_eq!(pulse.unread(), None);
     }
 
@@ -356,27 +413,36 @@ mod tests {
         let ticks = Arc::new(Ticks::default());
         let pulse = Arc::new(Pulse::new(&ticks));
         let beat = Beat::begin(&pulse);
-        pulse.wrote(1, false);
+        pulse.wrote(1, None);
         (0..4).for_each(|_| ticks.advance());
-        pulse.wrote(1, false);
+        pulse.wrote(1, None);
         assert!(!overdue(&pulse));
         ticks.advance();
         assert!(overdue(&pulse), "to try again gives no more time");
-        pulse.wrote(1, true);
+        pulse.wrote(1, Some(1));
         assert!(!overdue(&pulse));
-        pulse.wrote(1, false);
+        pulse.wrote(1, None);
         assert!(overdue(&pulse), "a little that is taken gives no more time");
         drop(beat);
 
         let beat = Beat::begin(&pulse);
-        pulse.wrote(1, false);
+        pulse.wrote(1, None);
         assert!(!overdue(&pulse), "the next answer has its own");
-        pulse.wrote(1, true);
+        pulse.wrote(1, Some(1));
         (0..100).for_each(|_| ticks.advance());
-        pulse.wrote(1, false);
+        pulse.wrote(1, None);
         assert!(!overdue(&pulse), "it was not the caller that was waited for");
+        pulse.wrote(1, Some(1));
+        for _ in 0..100 {
+            pulse.wrote(1, None);
+            (0..3).for_each(|_| ticks.advance());
+            assert!(!overdue(&pulse), "steady is fast enough");
+            pulse.wrote(3 * LEAST_RATE, Some(3 * LEAST_RATE));
+        }
         drop(beat);
-        pulse.wrote(1, false);
+
+        drop(Beat::begin(&pulse));
+        pulse.wrote(1, None);
         (0..5).for_each(|_| ticks.advance());
         assert!(overdue(&pulse), "what is left of an answer is one, too");
     }
@@ -388,12 +454,12 @@ mod tests {
         pulse.framed();
         let _beat = Beat::begin(&pulse);
         for _ in 0..100 {
-            pulse.wrote(1, false);
+            pulse.wrote(1, None);
             (0..3).for_each(|_| ticks.advance());
             assert!(!overdue(&pulse));
-            pulse.wrote(1, true);
+            pulse.wrote(1, Some(1));
         }
-        pulse.wrote(1, false);
+        pulse.wrote(1, None);
         (0..5).for_each(|_| ticks.advance());
         assert!(overdue(&pulse));
     }

@@ -14,7 +14,7 @@ use super::connection::{Connection, Speaks};
 use super::cuts::Conduct;
 use super::drain::{Drain, Watcher};
 use super::handshake::{self, Handshakes, Turns};
-use super::pulse::{Patience, Pulse, Ticks, beyond};
+use super::pulse::{AllUnread, Patience, Pulse, Ticks, beyond};
 use super::terms::Lease;
 use super::{OpenConnection, Phase, ServerSettings};
 use crate::admission::Peer;
@@ -51,9 +51,11 @@ pub(super) fn start(
     gateway: Arc<Gateway>,
     telemetry: Arc<Telemetry>,
     phase: watch::Receiver<Phase>,
+    unread: AllUnread,
 ) -> io::Result<std::thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let worker = Worker { id, gateway, telemetry, ticks: Arc::default(), turns: Turns::new(), watched: Vec::new() };
+    let (ticks, turns, watched) = (Arc::default(), Turns::new(), Vec::new());
+    let worker = Worker { id, gateway, telemetry, ticks, turns, unread, watched };
     std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || runtime.block_on(worker.run(inbox, phase)))
 }
 
@@ -63,6 +65,7 @@ struct Worker {
     telemetry: Arc<Telemetry>,
     ticks: Arc<Ticks>,
     turns: Turns,
+    unread: AllUnread,
     watched: Vec<WatchedConnection>,
 }
 
@@ -141,8 +144,9 @@ impl Worker {
         }
         // What holds for the last one that came is what is in force.
         let settings = self.watched.last().map(|connection| Arc::clone(&connection.settings));
-        let max = settings.map_or(0, |settings| settings.max_unread_bytes / settings.workers.max(1));
-        for index in beyond(unread, max) {
+        let bytes = unread.iter().map(|(unread, _)| unread.bytes).sum();
+        let room = settings.map_or(0, |is| self.unread.room(bytes, is.max_unread_bytes, is.workers));
+        for index in beyond(unread, room) {
             self.watched[index].task.abort();
             self.telemetry.cut("unread_bytes");
         }
