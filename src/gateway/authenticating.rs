@@ -6,6 +6,7 @@ use super::{Gateway, Visit};
 use crate::admission::authenticate::Denied;
 use crate::admission::{Authentication, Caller, How, Peer};
 use crate::response::{Failure, Reason};
+use crate::telemetry::Decision;
 
 /// The bound's setting.
 const WRONG_PER_PEER: &str = "authentication.max_wrong_per_peer";
@@ -68,6 +69,7 @@ impl Gateway {
     fn refused(&self, visit: &mut Visit, peer: &Peer, denied: &Denied) -> Failure {
         self.note_denied(peer, denied);
         visit.record.shown(denied.how().name());
+        visit.record.decided(Decision::Unauthenticated, None);
         match denied {
             Denied::Wrong { .. } => Failure::new(Reason::Unauthenticated, "no valid credential"),
             Denied::Unavailable { .. } => {

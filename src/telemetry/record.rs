@@ -124,9 +124,6 @@ impl Record {
     /// The gateway answers a failure of its own.
     pub fn failed(&mut self, failure: &Failure) {
         self.end = End::Failed(failure.reason);
-        if matches!(failure.reason, Reason::Unauthenticated | Reason::AuthenticationUnavailable) {
-            self.decided(Decision::Unauthenticated, None);
-        }
         if let Some(rule) = &failure.rule {
             self.telemetry.count_refusal(rule, failure.reason);
         }

@@ -117,7 +117,8 @@ impl Keeper {
     /// Has the set fetched anew for a key of this name, unless that was done a moment ago, and waits for it. Whether it is
     /// known by then that the issuer has no such key: what was fetched before may lack one that was published since.
     pub(in crate::admission::authenticate) async fn renew(&self, key: Option<&str>) -> bool {
-        let missed = key.map(|key| self.missed.get_with(sha256(key.as_bytes()), Instant::now));
+        let asked = Instant::now();
+        let since = key.map_or(asked, |key| self.missed.get_with(sha256(key.as_bytes()), || asked));
         let mut comes = false;
         self.shared.state.send_if_modified(|state| {
             let due = state.progress != Progress::Fetching && state.began.elapsed() >= GAP;
@@ -127,13 +128,13 @@ impl Keeper {
             comes = state.progress == Progress::Fetching;
             due
         });
+        let tells = |state: &State| state.progress == Progress::Fetched && since <= state.began;
         let mut state = self.shared.state.subscribe();
         if !comes {
-            let state = state.borrow();
-            return state.progress == Progress::Fetched && missed.is_some_and(|since| since < state.began);
+            return tells(&state.borrow());
         }
         let ended = state.wait_for(|state| state.progress != Progress::Fetching);
-        matches!(timeout(PATIENCE, ended).await, Ok(Ok(state)) if state.progress == Progress::Fetched)
+        matches!(timeout(PATIENCE, ended).await, Ok(Ok(state)) if tells(&state))
     }
 
     pub(in crate::admission::authenticate) fn status(&self) -> JwksStatus {

@@ -75,7 +75,7 @@ async fn a_key_that_is_not_there_is_looked_for_once_in_a_while() {
     later(11 * SECOND).await;
     let all: Vec<_> = (0..20)
         .map(|_| Arc::clone(&keeper))
-        .map(|keeper| tokio::spawn(async move { keeper.renew(None).await }))
+        .map(|keeper| tokio::spawn(async move { keeper.renew(Some("two")).await }))
         .collect();
     for one in all {
         assert!(one.await.unwrap());
