@@ -115,7 +115,7 @@ async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], admin.scrape())
 }
 
-/// The public key that callers' names are signed with; an empty set where none is.
+/// The public keys that callers' names are signed with, or were, or will be; an empty set where none is.
 async fn key_set(State(admin): State<Admin>) -> Json<serde_json::Value> {
     Json(admin.router.wallet().signer().map_or_else(|| json!({ "keys": [] }), |signer| signer.key_set()))
 }

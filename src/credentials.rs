@@ -13,12 +13,14 @@ use crate::admission::Identity;
 use crate::tls::ClientTlsSettings;
 
 mod oauth2;
+mod public_key;
 mod signer;
 #[cfg(test)]
 mod tests;
 mod wallet;
 
 pub use oauth2::{ClientAuth, OAuth2Settings};
+pub use public_key::PublicKey;
 pub use signer::{Signer, SignerSettings, SigningKey};
 pub use wallet::{Refreshes, Wallet};
 

@@ -16,6 +16,8 @@ mod parking;
 mod resolving;
 #[path = "config/shipped.rs"]
 mod shipped;
+#[path = "config/signing.rs"]
+mod signing;
 #[path = "config/sources.rs"]
 mod sources;
 #[path = "config/tls.rs"]

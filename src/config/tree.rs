@@ -170,7 +170,9 @@ pub(super) fn is_secret(path: &str) -> bool {
 /// Whether the path of a private key's file stands there, or the key itself by mistake.
 fn names_key_file(path: &str) -> bool {
     let of_tls = |(above, key): (&str, &str)| key == "key" && above.split('.').any(|part| part == "tls");
-    path == "callers.signing_key" || path.rsplit_once('.').is_some_and(of_tls)
+    path == "callers.signing_key"
+        || is_at_or_below(path, "callers.published_keys")
+        || path.rsplit_once('.').is_some_and(of_tls)
 }
 
 /// What of `path` may be shown of an unknown key there, if that is not all of it.

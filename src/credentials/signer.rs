@@ -1,12 +1,12 @@
 //! Who asks, as a token that the gateway signs and a handler can check: a JWT (RFC 7519) that holds for a minute.
 //!
-//! The public key is told as a key set (RFC 7517) on the admin port. Which key signed is told by its thumbprint (RFC 7638).
+//! The public key is told as a key set (RFC 7517) on the admin port, with those of a change: one that will sign is told before
+//! it does, and one that did for as long as its tokens hold. Which key signed is told by its thumbprint (RFC 7638).
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::digest;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
 use base64::Engine;
@@ -17,6 +17,7 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
+use super::public_key::PublicKey;
 use crate::admission::Identity;
 
 /// How long a token holds.
@@ -25,12 +26,16 @@ const LIFETIME: Duration = Duration::from_secs(60);
 const SHOWN_FOR: Duration = Duration::from_secs(15);
 /// Tokens that are kept to be shown again.
 const MAX_KEPT: u64 = 10_000;
+/// What is said of other kinds of keys.
+pub(super) const WRONG_KIND: &str = "the key is neither one of P-256 nor of Ed25519";
 
 /// How the names of callers are signed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignerSettings {
     /// The key.
     pub key: SigningKey,
+    /// Further keys of the key set: those that sign elsewhere, or did, or will. The same one as `key` counts once.
+    pub published: Vec<PublicKey>,
     /// The `iss` of the tokens.
     pub issuer: Box<str>,
 }
@@ -40,6 +45,7 @@ pub struct SignerSettings {
 pub struct SigningKey {
     der: Arc<[u8]>,
     pair: Arc<Pair>,
+    public: PublicKey,
 }
 
 enum Pair {
@@ -55,35 +61,17 @@ impl SigningKey {
         let der = der.secret_pkcs8_der();
         let p256 = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der).map(Pair::P256);
         let pair = p256.or_else(|_| Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).map(Pair::Ed25519));
-        let pair = pair.map_err(|_| "the key is neither one of P-256 nor of Ed25519")?;
-        Ok(Self { der: der.into(), pair: Arc::new(pair) })
+        let pair = pair.map_err(|_| WRONG_KIND)?;
+        let public = match &pair {
+            Pair::P256(pair) => PublicKey::of_point(pair.public_key().as_ref()),
+            Pair::Ed25519(pair) => pair.public_key().as_ref().try_into().ok().map(PublicKey::Ed25519),
+        };
+        Ok(Self { der: der.into(), pair: Arc::new(pair), public: public.ok_or(WRONG_KIND)? })
     }
 
-    fn algorithm(&self) -> &'static str {
-        match &*self.pair {
-            Pair::P256(_) => "ES256",
-            Pair::Ed25519(_) => "EdDSA",
-        }
-    }
-
-    /// The public key without what names it; its members in the order that a thumbprint wants.
-    fn public(&self) -> Vec<(&'static str, String)> {
-        match &*self.pair {
-            Pair::P256(pair) => {
-                // An uncompressed point: 4, x, y.
-                let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
-                vec![("crv", "P-256".into()), ("kty", "EC".into()), ("x", encode(x)), ("y", encode(y))]
-            }
-            Pair::Ed25519(pair) => {
-                let x = encode(pair.public_key().as_ref());
-                vec![("crv", "Ed25519".into()), ("kty", "OKP".into()), ("x", x)]
-            }
-        }
-    }
-
-    fn thumbprint(&self) -> String {
-        let members: Vec<_> = self.public().iter().map(|(name, value)| format!("\"{name}\":\"{value}\"")).collect();
-        encode(digest::digest(&digest::SHA256, format!("{{{}}}", members.join(",")).as_bytes()).as_ref())
+    /// What its signatures are checked by.
+    pub fn public(&self) -> PublicKey {
+        self.public.clone()
     }
 
     fn sign(&self, text: &[u8]) -> Option<Vec<u8>> {
@@ -105,7 +93,7 @@ impl Eq for SigningKey {}
 /// Shows nothing of the key.
 impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SigningKey({})", self.algorithm())
+        write!(f, "SigningKey({})", self.public.algorithm())
     }
 }
 
@@ -115,7 +103,6 @@ type Said = (Arc<str>, Option<Arc<str>>, Box<str>);
 /// Signs who asks.
 pub struct Signer {
     settings: SignerSettings,
-    thumbprint: String,
     /// The head of every token, encoded.
     head: String,
     kept: Cache<Said, HeaderValue>,
@@ -124,10 +111,10 @@ pub struct Signer {
 impl Signer {
     /// A signer by these settings.
     pub fn new(settings: SignerSettings) -> Self {
-        let thumbprint = settings.key.thumbprint();
-        let head = json!({ "alg": settings.key.algorithm(), "typ": "JWT", "kid": thumbprint });
+        let public = &settings.key.public;
+        let head = json!({ "alg": public.algorithm(), "typ": "JWT", "kid": public.thumbprint() });
         let kept = Cache::builder().max_capacity(MAX_KEPT).time_to_live(SHOWN_FOR).build();
-        Self { settings, head: encode(head.to_string().as_bytes()), thumbprint, kept }
+        Self { head: encode(head.to_string().as_bytes()), settings, kept }
     }
 
     /// Its settings.
@@ -135,14 +122,12 @@ impl Signer {
         &self.settings
     }
 
-    /// The set of its public key.
+    /// The set of public keys: its own, and what else is published.
     pub fn key_set(&self) -> Value {
-        let mut key: serde_json::Map<_, _> =
-            self.settings.key.public().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-        for (name, value) in [("kid", &*self.thumbprint), ("use", "sig"), ("alg", self.settings.key.algorithm())] {
-            key.insert(name.into(), value.into());
-        }
-        json!({ "keys": [key] })
+        let SignerSettings { key, published, .. } = &self.settings;
+        let others = published.iter().filter(|other| **other != key.public);
+        let keys: Vec<_> = std::iter::once(&key.public).chain(others).map(PublicKey::jwk).collect();
+        json!({ "keys": keys })
     }
 
     /// A token that says to the handlers of `endpoint` who asks. None where nothing can be signed, which does not happen.
@@ -177,7 +162,7 @@ impl Signer {
     }
 }
 
-fn encode(bytes: &[u8]) -> String {
+pub(super) fn encode(bytes: &[u8]) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(bytes)
 }
 
@@ -191,7 +176,8 @@ mod tests {
 
     fn signer(algorithm: &'static rcgen::SignatureAlgorithm) -> Signer {
         let pem = rcgen::KeyPair::generate_for(algorithm).unwrap().serialize_pem();
-        Signer::new(SignerSettings { key: SigningKey::read(&pem).unwrap(), issuer: "edge".into() })
+        let key = SigningKey::read(&pem).unwrap();
+        Signer::new(SignerSettings { key, published: Vec::new(), issuer: "edge".into() })
     }
 
     fn orders() -> Identity {
@@ -215,6 +201,28 @@ mod tests {
             assert_eq!((&decoded.claims["sub"], &decoded.claims["namespace"]), (&json!("orders"), &json!("prod")));
             assert_eq!(decoded.claims["exp"].as_u64().unwrap() - decoded.claims["iat"].as_u64().unwrap(), 60);
         }
+    }
+
+    #[test]
+    fn keys_of_a_change_are_told_beside_the_one_that_signs() {
+        let [old, new] = [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ED25519].map(signer);
+        let [old, new] = [old.settings().key.clone(), new.settings().key.clone()];
+        let told = |key: &SigningKey, published: &[&SigningKey]| {
+            let published = published.iter().map(|key| key.public()).collect();
+            let signer = Signer::new(SignerSettings { key: key.clone(), published, issuer: "edge".into() });
+            let set = signer.key_set();
+            let keys: Vec<_> = set["keys"].as_array().unwrap().iter().map(|key| key["kid"].clone()).collect();
+            let token = signer.sign(&orders(), "pay").unwrap();
+            assert_eq!(json!(decode_header(token.to_str().unwrap()).unwrap().kid), keys[0]);
+            assert!(!set.to_string().contains("\"d\""), "nothing private");
+            keys
+        };
+        let names = [&old, &new].map(|key| json!(key.public().thumbprint()));
+        let [old_name, new_name] = names;
+        assert_eq!(told(&old, &[]), std::slice::from_ref(&old_name));
+        assert_eq!(told(&old, &[&new]), [old_name.clone(), new_name.clone()]);
+        assert_eq!(told(&new, &[&old]), [new_name.clone(), old_name.clone()]);
+        assert_eq!(told(&new, &[&old, &new]), [new_name, old_name], "each once");
     }
 
     #[test]

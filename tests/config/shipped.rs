@@ -211,6 +211,7 @@ fn the_examples_of_tls_are_right() {
         ("partner-key", &"s3cret\n".to_owned()),
         ("login-ca.crt", &authority.pem),
         ("callers.key", &issued[0].key),
+        ("callers-next.pub", &rcgen::KeyPair::from_pem(&issued[1].key).unwrap().public_key_pem()),
         ("jwks.json", &jwks(&[&Signer::new("one", "EdDSA")])),
     ] {
         write(folder.path(), name, text);
@@ -229,6 +230,7 @@ fn the_examples_of_tls_are_right() {
         assert!(outward.tls.certificate.is_some() && outward.tls.server_name.as_deref() == Some(name));
         assert_eq!(outward.tls.only_tls13, name == "partner.internal");
     }
+    assert_eq!(settings.callers.as_ref().unwrap().published.len(), 1);
     let shown = [&guarded.outward, &settings.externals["partner"], &settings.externals["keyed"]];
     let [
         Some(Credentials::Header(name, token)),

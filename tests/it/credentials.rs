@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use http::HeaderValue;
 use http::header::{AUTHORIZATION, HeaderName};
 use jsonwebtoken::jwk::JwkSet;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use nexus_gateway::admission::authenticate::{ApiKeySettings, NewApiKey};
 use nexus_gateway::admission::authorize::{Callers, Pattern, Rule};
 use nexus_gateway::admission::{AuthenticationSettings, AuthorizationSettings};
@@ -14,7 +14,7 @@ use nexus_gateway::callback::CallbackSettings;
 use nexus_gateway::callback::destination::Allowed;
 use nexus_gateway::config::Settings;
 use nexus_gateway::credentials::{
-    CallerHeader, ClientAuth, Credentials, OAuth2Settings, Outward, Pass, SignerSettings, SigningKey,
+    CallerHeader, ClientAuth, Credentials, OAuth2Settings, Outward, Pass, PublicKey, SignerSettings, SigningKey,
 };
 use nexus_gateway::nexus::{BaseUrl, ErrorType};
 use nexus_gateway::secret::Secret;
@@ -172,7 +172,8 @@ async fn the_handler_is_told_who_calls_and_nobody_else_can_say_so() {
 async fn a_handler_can_check_a_signed_caller_by_the_keys_of_the_admin_port() {
     let (handler, key) = (Handler::answering(ok()), NewApiKey::generate("orders", Some("shop")).expect("a name"));
     let pem = rcgen::KeyPair::generate().expect("a key").serialize_pem();
-    let signer = SignerSettings { key: SigningKey::read(&pem).expect("a key"), issuer: "edge".into() };
+    let key_of_callers = SigningKey::read(&pem).expect("a key");
+    let signer = SignerSettings { key: key_of_callers, published: Vec::new(), issuer: "edge".into() };
     let outward = Outward { caller: CallerHeader::Signed, ..Outward::default() };
     let settings = Settings { callers: Some(signer), ..knowing(meeting(&handler, outward), &key) };
     let gateway = Gateway::start(settings).await;
@@ -187,6 +188,54 @@ async fn a_handler_can_check_a_signed_caller_by_the_keys_of_the_admin_port() {
     let token = seen.header("nexus-gateway-caller").expect("a token");
     let claims = decode::<serde_json::Value>(token, &checking, &validation).expect("a good token").claims;
     assert_eq!((&claims["sub"], &claims["namespace"]), (&"orders".into(), &"shop".into()));
+}
+
+#[tokio::test]
+async fn tokens_can_be_checked_all_the_time_while_the_key_that_signs_changes() {
+    let (handler, key) = (Handler::answering(ok()), NewApiKey::generate("orders", None).expect("a name"));
+    let [old, new] = [(); 2].map(|()| rcgen::KeyPair::generate().expect("a key"));
+    let outward = Outward { caller: CallerHeader::Signed, ..Outward::default() };
+    let base = knowing(meeting(&handler, outward), &key);
+    let step = |signs: &rcgen::KeyPair, published: &[String]| {
+        let signs = SigningKey::read(&signs.serialize_pem()).expect("a key");
+        let published = published.iter().map(|pem| PublicKey::read(pem).expect("a key")).collect();
+        Settings { callers: Some(SignerSettings { key: signs, published, issuer: "edge".into() }), ..base.clone() }
+    };
+    let gateway = Gateway::start(base.clone()).await;
+    let mut stages = Vec::new();
+    for settings in [
+        step(&old, &[]),
+        step(&old, &[new.public_key_pem()]),
+        step(&new, &[old.public_key_pem(), new.serialize_pem()]),
+        step(&new, &[]),
+    ] {
+        gateway.running.apply(settings).await.expect("it can be applied");
+        let told = gateway.admin("/.well-known/jwks.json").await.text();
+        assert_eq!(gateway.call(&start("pay").header("X-Api-Key", &key.text)).await.status(), 200);
+        let seen = handler.requests().pop().expect("a request");
+        let token = seen.header("nexus-gateway-caller").expect("a token").to_owned();
+        stages.push((serde_json::from_str::<JwkSet>(&told).expect("a key set"), token));
+    }
+    let signers = stages.iter().map(|(_, token)| kid(token)).collect::<Vec<_>>();
+    assert!(signers[0] == signers[1] && signers[1] != signers[2] && signers[2] == signers[3]);
+    for two in stages.windows(2) {
+        let [(before, earlier), (after, later)] = two else { unreachable!() };
+        assert!(checks(before, earlier) && checks(after, later));
+        assert!(checks(before, later), "by a handler that did not read the set again");
+        assert!(checks(after, earlier), "signed before the step, and checked after it");
+    }
+    assert!(!checks(&stages[3].0, &stages[0].1), "in the end the old key is nobody's");
+}
+
+fn kid(token: &str) -> String {
+    decode_header(token).expect("a token").kid.expect("it says which key")
+}
+
+fn checks(set: &JwkSet, token: &str) -> bool {
+    let mut validation = Validation::new(Algorithm::ES256);
+    validation.set_audience(&["pay"]);
+    let key = set.find(&kid(token)).map(|key| DecodingKey::from_jwk(key).expect("a key"));
+    key.is_some_and(|key| decode::<serde_json::Value>(token, &key, &validation).is_ok())
 }
 
 fn oauth2(server: &Handler) -> Outward {

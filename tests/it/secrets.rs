@@ -178,6 +178,8 @@ fn refused(good: &str) -> Vec<String> {
         ("name: x-key, value: '${file:", "name: host, value: 'planted-header-value', more: '${file:"),
         ("x-tenant: '${file:", "x-tenant: \"planted\\nlines\", x-more: '${file:"),
         ("signing_key: ", "signing_key: planted-no-key, more: "),
+        ("signing_key: ", "published_keys: [planted-no-path], signing_key: "),
+        ("signing_key: ", "published_keys: planted-no-list, signing_key: "),
         ("policies:", "policies: planted-policies@\nmore:"),
     ]
     .map(|(from, to)| {

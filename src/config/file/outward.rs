@@ -85,6 +85,9 @@ pub(in crate::config) struct Shown {
 pub(in crate::config) struct Callers {
     /// A PEM file: a private key of P-256 or Ed25519 in PKCS#8, which signs. Mandatory.
     pub(in crate::config) signing_key: Option<Checked<FilePath>>,
+    /// Up to 10 further PEM files whose public keys are told beside its own, while keys change: public keys, or private ones
+    /// as above. `signing_key` may be among them.
+    pub(in crate::config) published_keys: Option<Vec<Option<Checked<FilePath>>>>,
     /// The `iss` of the tokens. Default: nexus-gateway.
     pub(in crate::config) issuer: Option<Checked<PlainName>>,
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 
@@ -10,14 +11,17 @@ use crate::config::file;
 use crate::config::problem::quoted_list;
 use crate::config::report::Report;
 use crate::config::tree::{item_path, key_path};
+use crate::config::value::{Checked, FilePath};
 use crate::credentials::{
-    CallerHeader, ClientAuth, Credentials, OAuth2Settings, Outward, Pass, SignerSettings, SigningKey,
+    CallerHeader, ClientAuth, Credentials, OAuth2Settings, Outward, Pass, PublicKey, SignerSettings, SigningKey,
 };
 use crate::nexus::{BaseUrl, headers};
 use crate::registry::ClusterSettings;
 use crate::secret::Secret;
 use crate::tls::ClientTlsSettings;
 
+/// Most keys that are published beside the one that signs.
+const MAX_PUBLISHED: usize = 10;
 /// What a cleartext URL would do.
 const CLEARTEXT: &str = "would go over http:// readable, and usable, for everybody on the way; write `https://`, or \
     `allow_cleartext: true` beside the URL where the way is safe by other means";
@@ -78,15 +82,49 @@ pub(super) fn outward(
 /// How the names of callers are signed.
 pub(super) fn callers(file: Option<file::Callers>, report: &mut Report<'_>) -> Option<SignerSettings> {
     let file = file?;
+    let published = file.published_keys.map(|list| published(list, report)).unwrap_or_default();
     let Some(key) = file.signing_key else {
         report.add("callers", "lacks `signing_key`; write `signing_key: /PATH/TO/FILE`");
         return None;
     };
-    let (path, file_path) = ("callers.signing_key", key.0.display().to_string());
-    let pem = report.read(&key.0).map_err(|why| report.add(path, format!("cannot read `{file_path}`: {why}")));
-    let key = SigningKey::read(&pem.ok()?).map_err(|why| report.add(path, format!("cannot use `{file_path}`: {why}")));
+    let key = read_key("callers.signing_key", &key.0, SigningKey::read, report)?;
     let issuer = file.issuer.map_or_else(|| "nexus-gateway".into(), |issuer| issuer.0);
-    Some(SignerSettings { key: key.ok()?, issuer })
+    Some(SignerSettings { key, published, issuer })
+}
+
+fn published(list: Vec<Option<Checked<FilePath>>>, report: &mut Report<'_>) -> Vec<PublicKey> {
+    const PATH: &str = "callers.published_keys";
+    if list.is_empty() {
+        report.add(PATH, "lists no key; write `/PATH/TO/FILE`, or leave `published_keys` out");
+    }
+    if list.len() > MAX_PUBLISHED {
+        report.add(PATH, format!("has {} keys; write at most {MAX_PUBLISHED}", list.len()));
+        return Vec::new();
+    }
+    let mut known: Vec<(String, PublicKey)> = Vec::new();
+    for (index, item) in list.into_iter().enumerate() {
+        let path = item_path(PATH, index);
+        let Some(file) = item else {
+            report.add(&path, "is empty; write `/PATH/TO/FILE`, or remove it");
+            continue;
+        };
+        let Some(key) = read_key(&path, &file.0, PublicKey::read, report) else { continue };
+        if let Some((first, _)) = known.iter().find(|(_, other)| *other == key) {
+            let message = format!("has the same key as `{first}` ({}); remove one of them", report.place(first));
+            report.add(&path, message);
+        }
+        known.push((path, key));
+    }
+    known.into_iter().map(|(_, key)| key).collect()
+}
+
+fn read_key<K>(path: &str, file: &Path, read: fn(&str) -> Result<K, String>, report: &mut Report<'_>) -> Option<K> {
+    let shown = file.display();
+    let key = match report.read(file) {
+        Ok(pem) => read(&pem).map_err(|why| format!("cannot use `{shown}`: {why}")),
+        Err(why) => Err(format!("cannot read `{shown}`: {why}")),
+    };
+    key.map_err(|message| report.add(path, message)).ok()
 }
 
 /// Somebody wants names signed, and nothing signs them.
