@@ -3,10 +3,12 @@
 //! Callers choose when they come and what they are for. So those of one name at a time are one, its outcome is kept for a
 //! moment, and there is a bound on how many wait for clusters at a time: of all callers, and of each.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -41,6 +43,8 @@ pub enum LookUp {
 /// Look-ups of now and of a moment ago.
 pub(super) struct LookUps {
     known: moka::future::Cache<Box<str>, Known>,
+    /// Tells those who wait that one source has answered.
+    answered: Notify,
     places: Arc<Places>,
     counts: LookUpCounts,
 }
@@ -66,7 +70,7 @@ pub struct LookUpCounts {
 impl LookUps {
     pub(super) fn new() -> Self {
         let known = moka::future::Cache::builder().time_to_live(TTL).max_capacity(MAX_REMEMBERED).build();
-        Self { known, places: Arc::default(), counts: LookUpCounts::default() }
+        Self { known, answered: Notify::new(), places: Arc::default(), counts: LookUpCounts::default() }
     }
 
     /// Counts, and logs each power of two that failed: enough to be seen, too little for callers to fill a disk.
@@ -96,8 +100,8 @@ impl Registry {
     }
 
     /// The same, but only with an outcome of after `since`: for those who know that what was said before is wrong, until
-    /// `is_settled` says that the table has what they want. Those who come while a look-up is under way wait for the next
-    /// one together, if they still have to when it ends.
+    /// `is_settled` says that the table has what they want, which may be before every source has answered. Those who come
+    /// while a look-up is under way wait for the next one together, if they still have to when it ends.
     pub async fn look_up_since(
         self: &Arc<Self>,
         name: &str,
@@ -106,16 +110,27 @@ impl Registry {
         is_settled: impl Fn() -> bool,
     ) -> LookUp {
         // Twice at most: what begins from now on began after `since`.
-        while !is_settled() {
+        loop {
             if self.look_ups.known.get(name).await.is_some_and(|known| known.began < since) {
                 self.look_ups.known.invalidate(name).await;
             }
-            let known = self.known_or_asked(name, by).await;
+            let mut asked = pin!(self.known_or_asked(name, by));
+            let known = loop {
+                let answered = self.look_ups.answered.notified();
+                if is_settled() {
+                    return LookUp::Found;
+                }
+                // In this order: whoever need not wait any more must not ask in the place of one who left.
+                tokio::select! {
+                    biased;
+                    () = answered => {}
+                    known = &mut asked => break known,
+                }
+            };
             if known.began >= since {
                 return known.outcome;
             }
         }
-        LookUp::Found
     }
 
     async fn known_or_asked(self: &Arc<Self>, name: &str, by: &Account) -> Known {
@@ -152,38 +167,39 @@ impl Registry {
         &self.look_ups.counts
     }
 
-    async fn ask_sources(&self, name: &str) -> LookUp {
+    /// What one source says is in the table as soon as it has answered, however long others take.
+    async fn ask_sources(self: &Arc<Self>, name: &str) -> LookUp {
         let mut asked = JoinSet::new();
-        for (at, (settings, client)) in self.discovering().into_iter().enumerate() {
-            let key = Key::of(name);
-            asked.spawn(async move {
-                let began = Instant::now();
-                let answer = client.find(&key).await;
-                (at, settings, began, answer)
-            });
+        for (settings, client) in self.discovering() {
+            let (registry, name): (_, Box<str>) = (Arc::clone(self), name.into());
+            asked.spawn(async move { registry.ask_source(&settings, &client, &name).await });
         }
-        let mut answers = asked.join_all().await;
-        answers.sort_by_key(|(at, ..)| *at);
-
         let mut outcome = LookUp::Absent;
-        for (_, settings, began, answer) in answers {
-            match answer {
-                Ok(found) => {
-                    // One with a name of the form of an id is not served, by its id neither.
-                    if found.as_ref().is_some_and(|found| !nexus::is_endpoint_id(&found.name)) {
-                        outcome = LookUp::Found;
-                    }
-                    self.correct(&settings, name, began, found);
-                }
-                Err(error) => {
-                    tracing::debug!(cluster = &*settings.name, %error, "a registry could not be asked for an endpoint");
-                    if outcome == LookUp::Absent {
-                        outcome = LookUp::Unavailable(format!("cluster {}: {error}", settings.name));
-                    }
-                }
+        while let Some(answer) = asked.join_next().await {
+            match answer.unwrap_or_else(|error| LookUp::Unavailable(error.to_string())) {
+                LookUp::Found => outcome = LookUp::Found,
+                unavailable @ LookUp::Unavailable(_) if outcome == LookUp::Absent => outcome = unavailable,
+                _ => {}
             }
         }
         outcome
+    }
+
+    async fn ask_source(&self, settings: &ClusterSettings, client: &Client, name: &str) -> LookUp {
+        let began = Instant::now();
+        match client.find(&Key::of(name)).await {
+            Ok(found) => {
+                // One with a name of the form of an id is not served, by its id neither.
+                let is_served = found.as_ref().is_some_and(|found| !nexus::is_endpoint_id(&found.name));
+                self.correct(settings, name, began, found);
+                self.look_ups.answered.notify_waiters();
+                if is_served { LookUp::Found } else { LookUp::Absent }
+            }
+            Err(error) => {
+                tracing::debug!(cluster = &*settings.name, %error, "a registry could not be asked for an endpoint");
+                LookUp::Unavailable(format!("cluster {}: {error}", settings.name))
+            }
+        }
     }
 
     fn discovering(&self) -> Vec<(ClusterSettings, Arc<Client>)> {

@@ -215,6 +215,20 @@ async fn requests_in_flight_follow_their_recreated_endpoint_together() {
 }
 
 #[tokio::test]
+async fn a_request_follows_its_recreated_endpoint_without_waiting_for_other_clusters() {
+    let (cluster, other) = (Cluster::serving(vec![listed("pay", 1)]), Cluster::serving(vec![]));
+    let clusters = vec![discovered("home", cluster.url()), discovered("other", other.url())];
+    let gateway = Gateway::start(Settings { clusters, ..settings() }).await;
+    gateway.until_ready().await;
+    cluster.state().endpoints = vec![listed("pay", 2)];
+    other.state().mood = Mood::Stalled(Gate::new());
+    assert_eq!(gateway.call(&start("pay")).await.status(), 200);
+    // The other one is waited for still.
+    gateway.counts("nexus_gateway_registry_lookups_total", &[("result", "found")], 0.0).await;
+    assert_eq!(look_ups_of_pay(&cluster), 1);
+}
+
+#[tokio::test]
 async fn requests_to_an_endpoint_that_only_seems_to_be_gone_share_look_ups_and_get_its_answer() {
     let cluster = Cluster::serving(vec![listed("pay", 1)]);
     let (answered, asked) = (Gate::new(), Gate::new());
