@@ -173,13 +173,13 @@ impl Keyring {
     }
 
     fn seal_operation_with(cipher: &Cipher, bound: &Bound<'_>, operation: &Operation) -> Result<String, TooLong> {
-        within(Self::operation_len(operation), MAX_OPERATION_TOKEN)?;
-        Ok(cipher.seal(Purpose::OperationToken, &bound.context(), &operation.to_bytes(), PREFIX))
+        within(Self::operation_len(bound, operation), MAX_OPERATION_TOKEN)?;
+        Ok(cipher.seal(Purpose::OperationToken, &bound.context(), &operation.to_bytes_of(&bound.caller), PREFIX))
     }
 
     /// How many bytes the token of this operation has when it is sealed.
-    pub fn operation_len(operation: &Operation) -> usize {
-        PREFIX.len() + cipher::sealed_len(operation.to_bytes().len())
+    pub fn operation_len(bound: &Bound<'_>, operation: &Operation) -> usize {
+        PREFIX.len() + cipher::sealed_len(operation.to_bytes_of(&bound.caller).len())
     }
 
     /// Whether a token has the form of those that are sealed here.
@@ -189,12 +189,30 @@ impl Keyring {
 
     /// Opens an operation's token for what it was started as.
     pub fn open_operation(&self, bound: &Bound<'_>, token: &str) -> Opened {
+        self.open_operation_of(bound, token, |caller| caller == bound.caller)
+    }
+
+    /// As [`open_operation`](Self::open_operation), whoever started it.
+    pub fn open_operation_of_anyone(&self, bound: &Bound<'_>, token: &str) -> Opened {
+        self.open_operation_of(bound, token, |_| true)
+    }
+
+    fn open_operation_of(&self, bound: &Bound<'_>, token: &str, may: impl Fn(&str) -> bool) -> Opened {
         let Some(sealed) = token.strip_prefix(PREFIX) else { return Opened::Foreign };
-        let content = self.open(Purpose::OperationToken, &bound.context(), sealed);
-        match content.and_then(|content| Operation::from_bytes(&content).ok_or(Refused::Malformed)) {
-            Ok(operation) => Opened::Ours(operation),
-            Err(refused) => Opened::Refused(refused),
-        }
+        let opened = match self.open(Purpose::OperationToken, &bound.context(), sealed) {
+            Ok(content) => match Operation::with_caller_from_bytes(&content) {
+                Some((operation, caller)) if may(&caller) => Ok(operation),
+                Some(_) => Err(Refused::Forged),
+                None => Err(Refused::Malformed),
+            },
+            // It may be of a release that bound tokens to their caller as well.
+            Err(Refused::Forged) => {
+                let content = self.open(Purpose::OperationToken, &bound.context_with_caller(), sealed);
+                content.and_then(|content| Operation::from_bytes(&content).ok_or(Refused::Malformed))
+            }
+            Err(refused) => Err(refused),
+        };
+        opened.map_or_else(Opened::Refused, Opened::Ours)
     }
 
     /// Seals what is kept of a parked operation, bound to its name and to what the content is.

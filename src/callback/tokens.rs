@@ -1,8 +1,8 @@
 //! Tokens of operations: sealed when an operation starts, opened when it is canceled.
 //!
 //! A sealed token says where its operation was started, and opens for the same endpoint, service, operation and caller
-//! only. So a cancel finds its operation wherever the endpoint leads by now, and nobody makes up a token or uses
-//! another one's.
+//! only; where nobody is asked who calls, for whoever has it. So a cancel finds its operation wherever the endpoint leads
+//! by now, and nobody makes up a token or uses another one's.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -66,20 +66,32 @@ impl Tokens {
     }
 
     /// Whether the token of a cancel is so long that it was left as it is when its operation started at this target.
-    pub fn leaves(&self, head: &Parts, path: &Path, target: TargetRef) -> bool {
-        let token = callback::cancel_token(path, head);
-        token.is_some_and(|token| {
-            Keyring::operation_len(&Operation { target, token: token.into() }) > MAX_OPERATION_TOKEN
-        })
+    pub fn leaves(&self, head: &Parts, path: &Path, about: &About<'_>, target: TargetRef) -> bool {
+        let Some(token) = callback::cancel_token(path, head) else { return false };
+        let operation = Operation { target, token: token.into() };
+        Keyring::operation_len(&about.bound(), &operation) > MAX_OPERATION_TOKEN
     }
 
-    /// Opens the token of a cancel, and puts the handler's own in its place.
-    pub fn open_cancel(&self, head: &mut Parts, path: &Path, about: &About<'_>) -> Result<Canceled, Refused> {
+    /// Opens the token of a cancel, and puts the handler's own in its place. Where it may be `anyones`, whoever started the
+    /// operation.
+    pub fn open_cancel(
+        &self,
+        head: &mut Parts,
+        path: &Path,
+        about: &About<'_>,
+        anyones: bool,
+    ) -> Result<Canceled, Refused> {
         if path.method == Method::Start {
             return Ok(Canceled::Foreign);
         }
         let Some(token) = callback::cancel_token(path, head) else { return Ok(Canceled::Foreign) };
-        match self.keyring.open_operation(&about.bound(), &token) {
+        let bound = about.bound();
+        let opened = if anyones {
+            self.keyring.open_operation_of_anyone(&bound, &token)
+        } else {
+            self.keyring.open_operation(&bound, &token)
+        };
+        match opened {
             Opened::Foreign => Ok(Canceled::Foreign),
             Opened::Refused(refused) => Err(refused),
             Opened::Ours(Operation { target: TargetRef::Parked { id }, .. }) => Ok(Canceled::Parked(id)),

@@ -100,19 +100,22 @@ impl Gateway {
         };
         let key = call.path.key(head.uri.path()).to_owned();
         let of = |(caller, namespace)| About { endpoint: endpoint.name(), key: &key, caller, namespace, target: None };
-        let mut opened = tokens.open_cancel(head, &call.path, &of(name_of(&visit.caller)));
+        // Where nobody is asked who calls, whoever has a token is who was given it.
+        let anyones = self.authentication.load().is_none();
+        let mut opened = tokens.open_cancel(head, &call.path, &of(name_of(&visit.caller)), anyones);
         // What nobody in particular started is anybody's, also once callers have names.
         if opened.is_err() && visit.caller.identity().is_some() {
-            opened = tokens.open_cancel(head, &call.path, &of((ANONYMOUS, None)));
+            opened = tokens.open_cancel(head, &call.path, &of((ANONYMOUS, None)), false);
         }
         let unknown = || Failure::new(Reason::UnknownToken, "no operation of this endpoint has this token");
+        let is_left = |head: &Parts, call: &Call| {
+            tokens.leaves(head, &call.path, &of(name_of(&visit.caller)), endpoint.target_ref())
+        };
         // Where tokens pass as they are, they may be another gateway's.
         let seals = terms.sealed || terms.sticky && completions.relay.is_some();
         let opened = match opened {
             Err(_) if !seals => return Ok(None),
-            Err(Refused::UnknownKey) if !terms.sealed && tokens.leaves(head, &call.path, endpoint.target_ref()) => {
-                return Ok(None);
-            }
+            Err(Refused::UnknownKey) if !terms.sealed && is_left(head, call) => return Ok(None),
             opened => opened,
         };
         let opened = opened.map_err(|refused| match refused {

@@ -29,12 +29,17 @@ pub struct Bound<'a> {
     pub service: Cow<'a, str>,
     /// Name of the operation.
     pub operation: Cow<'a, str>,
-    /// Who started it.
+    /// Who started it. It is inside of the token, so that one opens also where nobody knows any more who that was.
     pub caller: Cow<'a, str>,
 }
 
 impl Bound<'_> {
-    pub(super) fn context(&self) -> [&str; 4] {
+    pub(super) fn context(&self) -> [&str; 3] {
+        [self.endpoint, &self.service, &self.operation]
+    }
+
+    /// As tokens were bound before their content said who started their operation.
+    pub(super) fn context_with_caller(&self) -> [&str; 4] {
         [self.endpoint, &self.service, &self.operation, &self.caller]
     }
 }
@@ -70,6 +75,17 @@ impl Operation {
     }
 
     pub(in crate::callback) fn to_bytes(&self) -> Vec<u8> {
+        self.written().into_bytes()
+    }
+
+    /// With who started it.
+    pub(super) fn to_bytes_of(&self, caller: &str) -> Vec<u8> {
+        let mut content = self.written();
+        content.text(caller);
+        content.into_bytes()
+    }
+
+    fn written(&self) -> Writer {
         let mut content = Writer::default();
         match &self.target {
             TargetRef::Worker { cluster, namespace, task_queue } => {
@@ -88,11 +104,23 @@ impl Operation {
             }
         }
         content.text(&self.token);
-        content.into_bytes()
+        content
     }
 
     pub(in crate::callback) fn from_bytes(content: &[u8]) -> Option<Self> {
         let mut content = Reader::new(content);
+        let operation = Self::read(&mut content)?;
+        content.end().then_some(operation)
+    }
+
+    /// Reads what [`to_bytes_of`](Self::to_bytes_of) wrote.
+    pub(super) fn with_caller_from_bytes(content: &[u8]) -> Option<(Self, String)> {
+        let mut content = Reader::new(content);
+        let read = (Self::read(&mut content)?, content.text()?);
+        content.end().then_some(read)
+    }
+
+    fn read(content: &mut Reader<'_>) -> Option<Self> {
         let target = match content.number()? {
             0 => {
                 TargetRef::Worker { cluster: content.text()?, namespace: content.text()?, task_queue: content.text()? }
@@ -101,8 +129,7 @@ impl Operation {
             2 => TargetRef::Parked { id: content.text()? },
             _ => return None,
         };
-        let operation = Self { target, token: content.text()? };
-        content.end().then_some(operation)
+        Some(Self { target, token: content.text()? })
     }
 }
 
