@@ -354,19 +354,19 @@ impl Running {
     }
 }
 
-/// The keys of seals, by these settings; the one that was made already where there is none in them. Blocks on its file.
+/// The keys of seals, by these settings; the one that was made already where there is none in them. Where nothing is
+/// sealed any more they open what was. Blocks on the file of a key.
 fn keys(settings: &Settings, made: &OnceLock<Key>) -> io::Result<Vec<Key>> {
-    if settings.callbacks.public_url.is_none() && !settings.seals_tokens() {
-        return Ok(Vec::new());
-    }
     if !settings.callbacks.keys.is_empty() {
         return Ok(settings.callbacks.keys.clone());
     }
     if let Some(key) = made.get() {
         return Ok(vec![key.clone()]);
     }
-    let key = keys::load_or_generate(settings.state.as_deref())?;
-    Ok(vec![made.get_or_init(|| key).clone()])
+    let (state, seals) =
+        (settings.state.as_deref(), settings.callbacks.public_url.is_some() || settings.seals_tokens());
+    let key = if seals { Some(keys::load_or_generate(state)?) } else { keys::kept(state) };
+    Ok(key.map(|key| made.get_or_init(|| key).clone()).into_iter().collect())
 }
 
 /// How completions go and tokens are sealed, by these settings.

@@ -41,6 +41,12 @@ pub fn load_or_generate(state: Option<&Path>) -> io::Result<Key> {
     Ok(key)
 }
 
+/// The key in the state folder, if there is one, for what it sealed when something was sealed. Blocks.
+pub fn kept(state: Option<&Path>) -> Option<Key> {
+    let damaged = |error: &io::Error| tracing::warn!(%error, "tokens that were sealed before do not open");
+    load(&state?.join(FILE)).inspect_err(damaged).ok().flatten()
+}
+
 /// Its name is not the same in two gateways, so that a log tells their keys apart.
 fn generate() -> Key {
     let mut name = Uuid::new_v4().simple().to_string();

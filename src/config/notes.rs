@@ -18,7 +18,17 @@ pub fn notes(settings: &Settings) -> Vec<String> {
     let parking = if parks { of_parking(settings) } else { Vec::new() };
     let expiring = expiring(settings, SystemTime::now());
     let (admin, authorization, redaction) = (of_admin(settings), of_authorization(settings), of_redaction(settings));
-    admin.into_iter().chain(expiring).chain(parking).chain(authorization).chain(redaction).collect()
+    let admin = admin.into_iter().chain(of_keys(settings));
+    admin.chain(expiring).chain(parking).chain(authorization).chain(redaction).collect()
+}
+
+/// Keys that seal nothing.
+fn of_keys(settings: &Settings) -> Option<String> {
+    let callbacks = &settings.callbacks;
+    let seals = callbacks.public_url.is_some() || settings.seals_tokens();
+    let note = "`callbacks.keys` seal nothing, since there is no `callbacks.public_url` and no token is sealed: they open \
+        tokens that were sealed before";
+    (!callbacks.keys.is_empty() && !seals).then(|| note.into())
 }
 
 /// What an operator finds closed.

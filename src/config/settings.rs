@@ -54,7 +54,7 @@ pub(super) fn build(
     let has_keys = lists(|callbacks| callbacks.keys.is_some()) || report.is_known_bad("callbacks");
     let has_allow = lists(|callbacks| callbacks.allow.as_ref().is_some_and(|list| !list.is_empty()));
     let is_guarded = file.authentication.is_some() || report.is_known_bad("authentication");
-    let callbacks = callbacks::build(file.callbacks, &clusters, seals_tokens(&policies, is_guarded), &mut report);
+    let callbacks = callbacks::build(file.callbacks, &clusters, &mut report);
     let can_relay = callbacks.public_url.is_some() || report.is_known_bad("callbacks");
     policies::refuse_relay_without_url(&policies, can_relay, &mut report);
     policies::refuse_sticky(&policies, can_relay, is_guarded, &mut report);

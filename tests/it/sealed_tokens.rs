@@ -1,5 +1,6 @@
 //! Where each operation's token is sealed, nobody cancels by a token that is guessed, made up, or another's.
 
+use nexus_gateway::callback::CallbackSettings;
 use nexus_gateway::config::Settings;
 use nexus_gateway::nexus::ErrorType;
 use nexus_gateway::resilience::park::ParkSettings;
@@ -107,8 +108,7 @@ async fn known_callers_cancel_only_what_they_started_unless_a_policy_takes_any_t
     }
     assert_eq!(gateway.call(&known.by("orders", cancel_of(&token))).await.status(), 202);
 
-    let any = PolicyRule { tokens: Some(TokenRule::Any), ..PolicyRule::default() };
-    gateway.running.apply(under(settings, any)).await.expect("it can be applied");
+    gateway.running.apply(under(settings, taking_any())).await.expect("it can be applied");
     assert_eq!(token_of(&gateway.call(&known.by("orders", start("pay"))).await), HANDLERS_OWN);
     assert_eq!(gateway.call(&known.by("team-a", cancel_of(HANDLERS_OWN))).await.status(), 202);
 }
@@ -149,6 +149,52 @@ async fn each_gateway_of_two_in_a_row_seals_for_itself() {
     assert_eq!(canceled(&handler), [HANDLERS_OWN]);
 }
 
+fn taking_any() -> PolicyRule {
+    PolicyRule { tokens: Some(TokenRule::Any), ..PolicyRule::default() }
+}
+
+#[tokio::test]
+async fn what_was_sealed_is_canceled_also_when_nothing_is_sealed_any_more() {
+    let (handler, state) = (starting(), tempfile::tempdir().expect("a temporary folder"));
+    let known = Known::new(&[("orders", None), ("team-a", Some("prod"))]);
+    let open = || Settings { state: Some(state.path().into()), ..leading_to(&handler) };
+    let guarded = |settings| known.under(settings, vec![everybody()]);
+    let gateway = Gateway::start(guarded(open())).await;
+    let mut tokens = Vec::new();
+    for caller in ["orders", "team-a"] {
+        tokens.push((caller, token_of(&gateway.call(&known.by(caller, start("pay"))).await)));
+    }
+    gateway.running.apply(guarded(under(open(), taking_any()))).await.expect("it can be applied");
+    for (caller, token) in &tokens {
+        assert_eq!(gateway.call(&known.by(caller, cancel_of(token))).await.status(), 202);
+    }
+    gateway.running.apply(open()).await.expect("it can be applied");
+    let restarted = Gateway::start(open()).await;
+    for (_, token) in &tokens {
+        assert_eq!(gateway.call(&cancel_of(token)).await.status(), 202);
+        assert_eq!(restarted.call(&cancel_of(token)).await.status(), 202);
+    }
+    assert_eq!(canceled(&handler), [HANDLERS_OWN; 6]);
+    assert_eq!(token_of(&restarted.call(&start("pay")).await), HANDLERS_OWN, "the key only opens");
+}
+
+#[tokio::test]
+async fn keys_open_what_a_known_caller_started_when_nobody_is_known_any_more() {
+    let handler = starting();
+    let known = Known::new(&[("orders", None)]);
+    let gateway = Gateway::start(known.under(relaying(&handler.url()), vec![everybody()])).await;
+    let token = token_of(&gateway.call(&known.by("orders", start_of(&handler, "one"))).await);
+    let mut without_url = relaying(&handler.url());
+    without_url.callbacks = CallbackSettings { keys: without_url.callbacks.keys, ..CallbackSettings::default() };
+    for settings in [relaying(&handler.url()), without_url.clone(), under(without_url, sealing())] {
+        gateway.running.apply(settings).await.expect("it can be applied");
+        assert_eq!(gateway.call(&cancel_of(&token)).await.status(), 202);
+    }
+    let other = to("/nexus/endpoints/pay/services/Svc/other/cancel").header("Nexus-Operation-Token", &token);
+    UNKNOWN_TOKEN.assert_is(&gateway.call(&other).await, "for another operation");
+    assert_eq!(canceled(&handler), [HANDLERS_OWN; 3]);
+}
+
 /// An endpoint of another gateway, as this one sees it.
 fn through(inner: &Gateway) -> String {
     format!("http://{}/nexus/endpoints/pay/services", inner.data())
@@ -160,7 +206,7 @@ async fn a_cancel_passes_through_a_gateway_that_left_the_inner_ones_seal_as_it_i
     let inner = Gateway::start(sealed(&handler)).await;
     let known = Known::new(&[("orders", None)]);
     let selector = Selector { endpoint: Some("pay".into()), ..Selector::default() };
-    let any = PolicyRule { selector, tokens: Some(TokenRule::Any), ..PolicyRule::default() };
+    let any = PolicyRule { selector, ..taking_any() };
     let direct = PolicyRule { relay: Some(false), ..PolicyRule::default() };
     let endpoints = vec![external("pay", &through(&inner))];
     for (which, settings) in [

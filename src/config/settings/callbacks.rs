@@ -16,11 +16,10 @@ use crate::registry::ClusterSettings;
 pub(super) fn build(
     file: Option<file::Callbacks>,
     clusters: &[ClusterSettings],
-    seals_tokens: bool,
     report: &mut Report<'_>,
 ) -> CallbackSettings {
     let file = file.unwrap_or_default();
-    refuse_without_url(&file, seals_tokens, report);
+    refuse_without_url(&file, report);
     let default = CallbackSettings::default();
     CallbackSettings {
         public_url: file.public_url.map(|url| url.0),
@@ -32,13 +31,13 @@ pub(super) fn build(
     }
 }
 
-/// All but `home` is for completions that come back to the public URL, and keys for tokens of operations as well.
-fn refuse_without_url(file: &file::Callbacks, seals_tokens: bool, report: &mut Report<'_>) {
+/// All but `home` is for completions that come back to the public URL, and keys for tokens of operations as well, also for
+/// those that were sealed before.
+fn refuse_without_url(file: &file::Callbacks, report: &mut Report<'_>) {
     if file.public_url.is_some() || report.is_known_bad("callbacks") {
         return;
     }
     let set = [
-        ("keys", file.keys.is_some() && !seals_tokens),
         ("allow", file.allow.is_some()),
         ("seal_token", file.seal_token.is_some()),
         ("expires_after", file.expires_after.is_some()),
