@@ -12,6 +12,7 @@ use nexus_gateway::admission::authenticate::{
 use nexus_gateway::admission::authorize::{Callers, Pattern, Rule};
 use nexus_gateway::admission::{AuthenticationSettings, AuthorizationSettings};
 use nexus_gateway::config::Settings;
+use nexus_gateway::telemetry::LogSettings;
 use nexus_gateway::tls::{ClientAuth, ClientTlsSettings, Protocol, Roots, ServerTls};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -127,6 +128,8 @@ async fn who_makes_tokens_up_is_turned_away_and_those_who_are_known_go_on() {
     let (handler, signer, thief) = (Handler::answering(ok()), Signer::new("one", "ES256"), Signer::new("one", "ES256"));
     let mut settings = issuing(leading_to(&handler), &[&signer]);
     settings.authentication.as_mut().expect("it is configured").max_wrong_per_peer = NonZeroU32::new(1);
+    let file = LogFile::new();
+    settings.log = LogSettings { audit_log: Some(file.target()), ..LogSettings::default() };
     let gateway = Gateway::start(settings).await;
     let mut caller = gateway.connect().await;
     let with = |token: &str| start("pay").header("Authorization", token);
@@ -145,6 +148,11 @@ async fn who_makes_tokens_up_is_turned_away_and_those_who_are_known_go_on() {
             );
         }
     }
+    let line = file.lines(1 + statuses.len()).await.remove(statuses.len());
+    assert_eq!(
+        (&line["decision"], &line["how"], &line["status"]),
+        (&json!("unauthenticated"), &json!("jwt"), &json!(429))
+    );
     assert!(statuses.len() > 2 && statuses[..statuses.len() - 1].iter().all(|status| *status == 401), "{statuses:?}");
     assert_eq!(caller.call(&with(&known)).await.status(), 200);
     let mut neighbour = Caller::connect_from([127, 0, 0, 2].into(), gateway.data()).await;
