@@ -224,7 +224,7 @@ impl Gateway {
         let completions = if governed.policy.relay || terms.sealed { self.completions.load_full() } else { None };
         let relay = completions.as_ref().and_then(|completions| completions.relay.as_ref());
         let relay = relay.filter(|_| governed.policy.relay);
-        let sealing = relay.filter(|_| call.path.method == Method::Start && leaves_home(&head, &endpoint));
+        let sealing = relay.filter(|_| call.path.method == Method::Start && leaves_home(&head.headers, &endpoint));
         let parking = Parking::of(self, (&head, &call), &endpoint, &governed.policy, relay);
         let key = if sealing.is_some() || parking.is_some() || terms.sealed {
             call.path.key(head.uri.path()).to_owned()

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderValue, Response};
+use http::{HeaderMap, HeaderValue, Response};
 
 use super::completion::unopened;
 use super::{Gateway, Visit};
@@ -40,8 +40,8 @@ fn name_of(caller: &Caller) -> (&str, Option<&str>) {
 }
 
 /// Whether a start goes to another cluster than the one that it comes from, whose completions need no help.
-pub(super) fn leaves_home(start: &Parts, endpoint: &Endpoint) -> bool {
-    let source = start.headers.get(&headers::CALLBACK_SOURCE).map(HeaderValue::as_bytes);
+pub(super) fn leaves_home(start: &HeaderMap, endpoint: &Endpoint) -> bool {
+    let source = start.get(&headers::CALLBACK_SOURCE).map(HeaderValue::as_bytes);
     let target = endpoint.entry().cluster_id.as_deref().map(str::as_bytes);
     source.is_none() || source != target
 }

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{Instrument, Span};
 
 use super::attempts::Journey;
+use super::callbacks::leaves_home;
 use super::judge::Shaped;
 use super::parking::{reason_of, since};
 use super::redacting::redact_completion;
@@ -265,6 +266,14 @@ impl Relaying<'_> {
             line.service = Some(operation.service.to_string());
             line.operation = Some(operation.operation.to_string());
             line.request_bytes = Some(start.body.len());
+        }
+        // What is sealed says nothing of where it comes from. What is not was to stay in one cluster, and its callback, with
+        // what opens it, is nobody else's business.
+        if start.headers.contains_key(&headers::CALLBACK_SOURCE) && leaves_home(&start.headers, endpoint) {
+            let message = "the endpoint has left the cluster in which its operation was parked";
+            let moved = Failure::new(Reason::RegistryUnavailable, message);
+            visit.record.failed(&moved);
+            return Err(moved);
         }
         let full = || Failure::new(Reason::Overloaded, "too many bytes of requests are held");
         let _held = self.gateway.gates.bytes.reserve(start.body.len()).ok_or_else(full)?;

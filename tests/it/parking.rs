@@ -34,12 +34,16 @@ fn start_of(home: &Handler, id: &str) -> Request {
 }
 
 fn start_at(endpoint: &str, home: &Handler, id: &str) -> Request {
+    start_from("somewhere", endpoint, home, id)
+}
+
+fn start_from(source: &str, endpoint: &str, home: &Handler, id: &str) -> Request {
     let callback = utf8_percent_encode(&format!("{}/callback?x=1", home.url()), NON_ALPHANUMERIC).to_string();
     to(format!("/nexus/endpoints/{endpoint}/services/Svc/op?callback={callback}&more=1"))
         .header("Content-Type", "application/json")
         .header("Nexus-Request-Id", id)
         .header("Nexus-Callback-Temporal-Callback-Token", TOKEN)
-        .header("Nexus-Callback-Source", "somewhere")
+        .header("Nexus-Callback-Source", source)
         .header("Nexus-Callback-Traceparent", "tp")
         .header("Operation-Timeout", "1h")
         .body(PAYLOAD)
@@ -294,6 +298,25 @@ async fn a_start_of_an_endpoint_that_has_lost_its_name_is_not_parked_for_the_one
     gateway.counts("nexus_gateway_registry_conflicts", &[], 1.0).await;
     assert_eq!(gateway.call(&start_at(&id(1), &home, "one")).await.status(), 503);
     assert!(own.requests().is_empty() && cluster.dispatched().len() == 1);
+}
+
+#[tokio::test]
+async fn what_was_parked_within_a_cluster_does_not_follow_its_endpoint_out_of_it() {
+    let (own, home) = (Handler::answering(ok()), caller_home());
+    let busy = handler_error("503 Service Unavailable", "UNAVAILABLE", Some(true), &[]);
+    let cluster = Cluster::serving(vec![listed("pay", 1)]).answering(busy);
+    let clusters = vec![discovered("home", cluster.url())];
+    let within = Settings { clusters: clusters.clone(), endpoints: Vec::new(), ..parking(&own) };
+    let gateway = Gateway::start(within).await;
+    gateway.counts("nexus_gateway_registry_endpoints", &[("source", "home")], 1.0).await;
+    token_of(&gateway.call(&start_from("cluster-home", "pay", &home, "one")).await);
+    let dispatched = cluster.dispatched().remove(0);
+    assert!(dispatched.target().contains(&home.address.port().to_string()), "{}", dispatched.target());
+
+    gateway.running.apply(Settings { clusters, ..parking(&own) }).await.expect("it can be applied");
+    let refused = [("endpoint", "pay"), ("method", "resend"), ("outcome", "gateway_error")];
+    gateway.counts_at_least("nexus_gateway_requests_total", &refused, 1.0).await;
+    assert!(own.requests().is_empty());
 }
 
 #[tokio::test]
