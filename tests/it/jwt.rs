@@ -308,5 +308,9 @@ async fn keys_come_over_tls_and_the_last_good_ones_hold_whatever_becomes_of_thei
     let good = gateway.metrics().await.sum(FETCHES, &fetches("ok"));
     gateway.counts_at_least(FETCHES, &fetches("ok"), good + 2.0).await;
     assert_eq!(call(&new).await, (200, None));
+    // Whether it is gone is known by a fetch that began after it was asked for.
+    assert_ne!(call(&old).await.0, 200);
+    let good = gateway.metrics().await.sum(FETCHES, &fetches("ok"));
+    gateway.counts_at_least(FETCHES, &fetches("ok"), good + 2.0).await;
     assert_eq!(call(&old).await, (401, Some("unauthenticated".into())), "its key is gone");
 }
