@@ -3,7 +3,8 @@
 Each attack (`experiments.attacks`, in a process of its own) runs for a while, in turns with a quiet time as long; the
 client sends at the same rate all the while, over connections that it keeps and over new ones. The handler behind the
 gateway always answers at once. All is on one machine, so a flood costs the client CPU time that it would not cost
-elsewhere: the attackers have the lowest priority, and what they still take is part of the ratio.
+elsewhere: the attackers have the lowest priority, and what they still take is part of the ratio. With `--elsewhere` they
+attack another gateway on the machine: what the client notices then is the machine's share, not that of its own gateway.
 """
 
 from __future__ import annotations
@@ -115,24 +116,36 @@ def counters(metrics: Metrics) -> dict[str, float]:
 class Abuse:
     """A gateway before a handler, and a client that goes on all the while."""
 
-    def __init__(self, server: Mapping[str, object] = SERVER, http2: bool = False, rate: float = 50) -> None:
-        self._server, self._http2, self._rate = server, http2, rate
+    def __init__(
+        self,
+        server: Mapping[str, object] = SERVER,
+        http2: bool = False,
+        rate: float = 50,
+        elsewhere: bool = False,
+    ) -> None:
+        self._server, self._http2, self._rate, self._elsewhere = server, http2, rate, elsewhere
         self._exit = AsyncExitStack()
+        # The one that is attacked.
         self.gateway: Gateway
         self._client: Polite
 
     async def __aenter__(self) -> Abuse:
+        self.gateway = await self._start()
+        used = await self._start() if self._elsewhere else self.gateway
+        client = Polite(used.address, PATH, self._rate, expected=RESULT)
+        self._client = await self._exit.enter_async_context(client)
+        return self
+
+    async def _start(self) -> Gateway:
         addresses = []
         for _ in range(2):
             stub, address = await asyncio.to_thread(start_stub)
             self._exit.callback(stub.stop)
             addresses.append(address)
-        self.gateway = Gateway(config=settings(*addresses, self._server, self._http2), listen="")
-        self._exit.callback(self.gateway.stop)
-        await asyncio.to_thread(self.gateway.start)
-        client = Polite(self.gateway.address, PATH, self._rate, expected=RESULT)
-        self._client = await self._exit.enter_async_context(client)
-        return self
+        gateway = Gateway(config=settings(*addresses, self._server, self._http2), listen="")
+        self._exit.callback(gateway.stop)
+        await asyncio.to_thread(gateway.start)
+        return gateway
 
     async def __aexit__(self, *_: object) -> None:
         await self._exit.aclose()
@@ -195,13 +208,15 @@ async def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how often both take turns")
     parser.add_argument("--rate", type=float, default=50, help="good requests a second of each of five senders")
     parser.add_argument("--sources", type=int, default=0, help="addresses that attackers come from")
+    parser.add_argument("--elsewhere", action="store_true", help="attack another gateway than the good client's")
     parser.add_argument("--http1", action="store_true", help="leave out the attacks over HTTP/2")
     parser.add_argument("--only", nargs="*", default=[], choices=[*ATTACKS, *ATTACKS2], help="these attacks")
     options = parser.parse_args()
     busy, failed = Busy(), 0
     for name in names(not options.http1, options.only):
         # A gateway for each: what one attack leaves behind is not the next one's.
-        async with Abuse(http2=not options.http1, rate=options.rate) as abuse:
+        http2, rate = not options.http1, options.rate
+        async with Abuse(http2=http2, rate=rate, elsewhere=options.elsewhere) as abuse:
             found = await abuse.attack(name, options.lasts, options.rounds, sources=options.sources)
         failed += len(found.failures())
         print(f"\n{table({name: found.rows()})}", flush=True)
