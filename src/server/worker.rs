@@ -145,7 +145,9 @@ impl Worker {
         // What holds for the last one that came is what is in force.
         let settings = self.watched.last().map(|connection| Arc::clone(&connection.settings));
         let bytes = unread.iter().map(|(unread, _)| unread.bytes).sum();
-        let room = settings.map_or(0, |is| self.unread.room(bytes, is.max_unread_bytes, is.workers));
+        // Without any the room does not matter, but others are to know that nothing waits here.
+        let (max, threads) = settings.map_or((0, 1), |settings| (settings.max_unread_bytes, settings.workers));
+        let room = self.unread.room(bytes, max, threads);
         for index in beyond(unread, room) {
             self.watched[index].task.abort();
             self.telemetry.cut("unread_bytes");
