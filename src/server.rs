@@ -30,6 +30,7 @@ mod frames;
 mod handshake;
 mod http2;
 mod layer;
+mod linger;
 mod message;
 mod places;
 mod preface;

@@ -23,6 +23,7 @@ use super::drain::Watcher;
 use super::frames::Counted;
 use super::http2::{self, PIECE, Progress};
 use super::layer::Layered;
+use super::linger::Lingering;
 use super::pulse::{Beat, Pulse, Watched};
 use super::strict::{Guard, Limits};
 use super::{ServerSettings, message, preface};
@@ -68,7 +69,7 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let address = self.peer.address;
-        let stream = Layered { stream, layer: Watched(Arc::clone(&self.pulse)) };
+        let stream = Layered { stream: Lingering::new(stream), layer: Watched(Arc::clone(&self.pulse)) };
         let ended = match speaks {
             Speaks::Http1 => self.http1(stream, &mut watcher).await,
             Speaks::Http2 => self.http2(stream, &mut watcher).await,

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -15,9 +15,6 @@ pub(super) trait Layer: Unpin {
 
     /// So many bytes were to be sent, and so many of them were taken, or none could be.
     fn wrote(&mut self, _bytes: usize, _taken: Option<usize>) {}
-
-    /// The last byte was sent.
-    fn closed<S: AsyncRead + Unpin>(&mut self, _stream: &mut S, _cx: &mut Context<'_>) {}
 }
 
 /// A stream behind a layer.
@@ -45,10 +42,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, L: Layer> AsyncWrite for Layered<S, L> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, layer } = &mut *self;
-        ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
-        layer.closed(stream, cx);
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(

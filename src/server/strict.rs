@@ -29,8 +29,6 @@ const INSTEAD: &[u8] = b"OPTIONS * HTTP/1.1\r\nhost: refused\r\nconnection: clos
 const NO_CHUNK: &[u8] = b"X";
 /// Bytes that are read at a time where some are withheld.
 const PIECE: usize = 4 << 10;
-/// Reads of what nobody wants any more, so that the connection is closed and not reset: a reset can overtake the answer.
-const LAST_READS: usize = 64;
 
 /// Why bytes are no good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,17 +149,6 @@ impl Layer for Guard {
                 }
                 let scanned = self.machine.scan(piece.filled());
                 self.hold(piece.filled(), scanned);
-            }
-        }
-    }
-
-    fn closed<S: AsyncRead + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) {
-        let mut piece = [0; PIECE];
-        for _ in 0..LAST_READS {
-            let mut piece = ReadBuf::new(&mut piece);
-            let read = Pin::new(&mut *stream).poll_read(cx, &mut piece);
-            if !matches!(read, Poll::Ready(Ok(())) if !piece.filled().is_empty()) {
-                break;
             }
         }
     }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use nexus_gateway::config::Settings;
 use nexus_gateway::server::ServerSettings;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::harness::*;
 
@@ -104,6 +106,23 @@ async fn what_is_not_a_request_is_refused_and_its_connection_closed() {
     }
     assert!(handler.requests().is_empty());
     assert_eq!(gateway.call(&start("pay")).await.status(), 200);
+}
+
+/// A reset could overtake the answer.
+#[tokio::test]
+async fn a_caller_that_goes_on_sending_after_its_last_answer_is_not_reset() {
+    let handler = Handler::answering(ok());
+    let gateway = Gateway::before(&handler).await;
+    let mut caller = TcpStream::connect(gateway.data()).await.expect("the port is open");
+    caller.write_all(b"nonsense\r\n\r\n").await.expect("it is sent");
+    let mut answer = Vec::new();
+    caller.read_to_end(&mut answer).await.expect("it is answered, and that is the end");
+    assert!(answer.starts_with(b"HTTP/1.1 400"), "{answer:?}");
+    for _ in 0..3 {
+        caller.write_all(b"more nonsense").await.expect("it is taken, and thrown away");
+    }
+    drop(caller);
+    gateway.counts("nexus_gateway_connections", &[], 0.0).await;
 }
 
 #[tokio::test]
