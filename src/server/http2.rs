@@ -19,6 +19,8 @@ use crate::telemetry::Telemetry;
 
 /// Pieces in which answers are handed to a stream: so much is buffered for a caller that does not read.
 pub(super) const PIECE: usize = 16 << 10;
+/// Streams of a connection that begin at once, where many come together: others on the thread have their turn before more do.
+const AT_ONCE: usize = 4;
 /// Streams that the peer may reset before they were looked at, as many as in `h2`.
 const MAX_PENDING_RESETS: usize = 20;
 /// Streams that the peer's mistakes may reset before its connection ends. A caller makes none; one that makes them on purpose
@@ -55,7 +57,8 @@ impl Default for Http2Settings {
 /// How a connection under `settings` is served.
 pub(super) fn builder(settings: &ServerSettings, telemetry: &Arc<Telemetry>) -> http2::Builder<Streams> {
     let Http2Settings { max_streams, stream_window, connection_window, ping_every, ping_timeout } = settings.http2;
-    let streams = Streams { longest: settings.process.body_timeout, telemetry: Arc::clone(telemetry) };
+    let (waiting, longest) = (Arc::default(), settings.process.body_timeout);
+    let streams = Streams { waiting, longest, telemetry: Arc::clone(telemetry) };
     let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
@@ -91,9 +94,11 @@ pub(super) fn cut_for(error: &hyper::Error) -> Option<&'static str> {
     Some(if error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) { "excess" } else { "protocol" })
 }
 
-/// Runs each stream as a task of its own, and ends one whose caller does not read its answer.
+/// Runs each stream of a connection as a task of its own, and ends one whose caller does not read its answer.
 #[derive(Clone)]
 pub(super) struct Streams {
+    /// Those that have not begun yet.
+    waiting: Arc<AtomicUsize>,
     /// Longest time without a piece of the answer that is taken.
     longest: Duration,
     telemetry: Arc<Telemetry>,
@@ -140,8 +145,13 @@ impl Progress {
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        let Self { longest, telemetry } = self.clone();
+        let Self { waiting, longest, telemetry } = self.clone();
+        let turns = waiting.fetch_add(1, Ordering::Relaxed) / AT_ONCE;
         tokio::spawn(async move {
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+            waiting.fetch_sub(1, Ordering::Relaxed);
             let progress = Arc::<Progress>::default();
             // Dropped, a stream is reset.
             let mut stream = pin!(PROGRESS.scope(Arc::clone(&progress), stream));
@@ -157,6 +167,25 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn of_many_streams_of_a_connection_a_few_begin_at_a_time() {
+        let telemetry = Telemetry::new();
+        let streams = Streams { waiting: Arc::default(), longest: Duration::from_secs(10), telemetry };
+        for _ in 0..2 {
+            let begun = Arc::new(AtomicUsize::new(0));
+            for _ in 0..3 * AT_ONCE {
+                let begun = Arc::clone(&begun);
+                streams.execute(async move {
+                    begun.fetch_add(1, Ordering::Relaxed);
+                });
+            }
+            for turn in 1..=3 {
+                tokio::task::yield_now().await;
+                assert_eq!(begun.load(Ordering::Relaxed), turn * AT_ONCE);
+            }
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn only_an_answer_that_does_not_move_is_stalled() {
