@@ -32,6 +32,7 @@ mod http2;
 mod layer;
 mod linger;
 mod message;
+mod pace;
 mod places;
 mod preface;
 mod pulse;

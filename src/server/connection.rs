@@ -24,6 +24,7 @@ use super::frames::Counted;
 use super::http2::{self, PIECE, Progress};
 use super::layer::Layered;
 use super::linger::Lingering;
+use super::pace::{Pace, Paced};
 use super::pulse::{Beat, Pulse, Watched};
 use super::strict::{Guard, Limits};
 use super::{ServerSettings, message, preface};
@@ -34,9 +35,6 @@ use crate::telemetry::Telemetry;
 
 /// How many headers hyper takes by itself.
 const HEADERS: usize = 100;
-/// Bytes of a large answer after which others on the thread have their turn: with many of them at once the small ones would
-/// wait for all.
-const AT_ONCE: usize = 64 << 10;
 /// How far hyper's own bounds lie beyond those of the guard before it.
 const MARGIN: usize = 16 << 10;
 
@@ -60,6 +58,9 @@ pub(super) struct Connection {
     pub(super) settings: Arc<ServerSettings>,
     pub(super) conduct: Arc<Conduct>,
     pub(super) pulse: Arc<Pulse>,
+    /// Of large answers, and of connections that end.
+    pub(super) answers: Pace,
+    pub(super) ends: Pace,
 }
 
 impl Connection {
@@ -69,7 +70,8 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let address = self.peer.address;
-        let stream = Layered { stream: Lingering::new(stream), layer: Watched(Arc::clone(&self.pulse)) };
+        let stream =
+            Layered { stream: Lingering::new(stream, self.ends.clone()), layer: Watched(Arc::clone(&self.pulse)) };
         let ended = match speaks {
             Speaks::Http1 => self.http1(stream, &mut watcher).await,
             Speaks::Http2 => self.http2(stream, &mut watcher).await,
@@ -95,7 +97,7 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { worker, gateway, peer, settings, pulse, .. } = self;
+        let Self { worker, gateway, peer, settings, pulse, answers, .. } = self;
         let ServerSettings { max_head, max_headers, max_uri, .. } = *settings;
         let (layer, refusals) = Guard::new(Limits { max_head, max_headers, max_uri });
         let stream = Layered { stream, layer };
@@ -105,7 +107,7 @@ impl Connection {
             let (gateway, peer) = (Arc::clone(&gateway), Arc::clone(&peer));
             let beat = Beat::begin(&pulse);
             let is_last = served.fetch_add(1, Ordering::Relaxed) + 1 >= max_requests;
-            let refused = refusals.of(&request);
+            let (refused, paced) = (refusals.of(&request), answers.paced());
             async move {
                 let mut answer = match refused {
                     None => gateway.serve(worker, &peer, request).await,
@@ -114,7 +116,7 @@ impl Connection {
                 if is_last {
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<_, Infallible>(answer.map(|body| Answering { body, passed: 0, _beat: beat }))
+                Ok::<_, Infallible>(answer.map(|body| Answering { body, paced, _beat: beat }))
             }
         });
         // Timers are the reaper's, see `pulse`; bounds are the guard's, and hyper's lie a little beyond. As much as is read
@@ -134,7 +136,7 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { worker, gateway, telemetry, peer, settings, conduct, pulse } = self;
+        let Self { worker, gateway, telemetry, peer, settings, conduct, pulse, answers, .. } = self;
         pulse.framed();
         let layer = Counted::new(http2::frame_limits(&settings), Arc::clone(&conduct), Arc::clone(&pulse));
         let stream = Layered { stream, layer };
@@ -148,13 +150,13 @@ impl Connection {
             if served.fetch_add(1, Ordering::Relaxed) + 1 == settings.max_requests_per_connection {
                 tell_spent.notify_one();
             }
-            let settings = Arc::clone(&settings);
+            let (settings, paced) = (Arc::clone(&settings), answers.paced());
             async move {
                 let answer = match message::check_http2(&mut request, &settings) {
                     Ok(()) => gateway.serve(worker, &peer, request).await,
                     Err(failure) => gateway.turn_away(&peer, request.headers(), failure),
                 };
-                Ok::<_, Infallible>(in_pieces(answer, beat))
+                Ok::<_, Infallible>(in_pieces(answer, paced, beat))
             }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
@@ -192,11 +194,10 @@ async fn until_done<C: Future<Output = hyper::Result<()>>>(
     }
 }
 
-/// An answer's body; its connection is busy as long as it lives. Others on the thread have their turn between its parts.
+/// An answer's body; its connection is busy as long as it lives.
 struct Answering<B> {
     body: B,
-    /// Bytes that were passed on in this turn.
-    passed: usize,
+    paced: Paced,
     _beat: Beat,
 }
 
@@ -205,14 +206,10 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Answering<B> {
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        if self.passed >= AT_ONCE {
-            self.passed = 0;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
+        ready!(self.paced.poll_turn(cx));
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if let Some(Ok(frame)) = &frame {
-            self.passed += frame.data_ref().map_or(0, Bytes::len);
+            self.paced.passed(frame.data_ref().map_or(0, Bytes::len));
         }
         Poll::Ready(frame)
     }
@@ -226,15 +223,16 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Answering<B> {
     }
 }
 
-fn in_pieces(answer: Response<Body<Holding>>, beat: Beat) -> Response<Pieces<Body<Holding>>> {
+fn in_pieces(answer: Response<Body<Holding>>, paced: Paced, beat: Beat) -> Response<Pieces<Body<Holding>>> {
     let progress = Progress::begin();
-    answer.map(|body| Pieces { body, rest: Bytes::new(), progress, _beat: beat })
+    answer.map(|body| Pieces { body, rest: Bytes::new(), paced, progress, _beat: beat })
 }
 
 /// An answer's body in pieces, of which the next one is asked for when the one before was taken.
 struct Pieces<B> {
     body: B,
     rest: Bytes,
+    paced: Paced,
     progress: Option<Arc<Progress>>,
     _beat: Beat,
 }
@@ -248,9 +246,13 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Pieces<B> {
             progress.taken();
         }
         if self.rest.is_empty() {
+            ready!(self.paced.poll_turn(cx));
             match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.rest = data,
+                    Ok(data) => {
+                        self.paced.passed(data.len());
+                        self.rest = data;
+                    }
                     Err(other) => return Poll::Ready(Some(Ok(other))),
                 },
                 ended => return Poll::Ready(ended),
@@ -272,6 +274,7 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Pieces<B> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
     use std::task::Waker;
 
     use super::super::pulse::Ticks;
@@ -285,16 +288,24 @@ mod tests {
         type Error = Infallible;
 
         fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            Poll::Ready(Some(Ok(Frame::data(Bytes::from(vec![0; AT_ONCE / 2])))))
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from(vec![0; 64 << 10])))))
         }
     }
 
-    #[test]
-    fn a_large_answer_lets_others_have_their_turn() {
-        let beat = Beat::begin(&Arc::new(Pulse::new(&Arc::new(Ticks::default()))));
-        let mut answer = Answering { body: Endless, passed: 0, _beat: beat };
-        let mut cx = Context::from_waker(Waker::noop());
-        let parts = (0..6).map(|_| Pin::new(&mut answer).poll_frame(&mut cx).is_ready());
-        assert_eq!(parts.collect::<Vec<_>>(), [true, true, false, true, true, false]);
+    async fn waits_for_its_turn(mut body: impl HttpBody<Data = Bytes, Error = Infallible> + Unpin) {
+        for _ in 0..3 {
+            let mut now = || Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
+            while now().is_ready() {}
+            assert!(poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.is_some());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_large_answer_lets_others_have_their_turn() {
+        let (pace, pulse) = (Pace::begin(), Arc::new(Pulse::new(&Arc::new(Ticks::default()))));
+        let (paced, beat) = (pace.paced(), Beat::begin(&pulse));
+        waits_for_its_turn(Answering { body: Endless, paced, _beat: beat }).await;
+        let (paced, beat) = (pace.paced(), Beat::begin(&pulse));
+        waits_for_its_turn(Pieces { body: Endless, rest: Bytes::new(), paced, progress: None, _beat: beat }).await;
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! The operating system resets a connection that is closed while bytes of its peer are unread, or come later, and a reset can
 //! overtake what was sent before. So what still comes is read and thrown away until the peer closes as well, but not for long.
+//! An end costs as much as a request, and many peers may go at once: each takes a turn.
 
 use std::io;
 use std::pin::Pin;
@@ -10,6 +11,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
+
+use super::pace::{Pace, Turn};
 
 /// Longest time for the peer to close, too: some round trips around the world.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -20,19 +23,28 @@ const MOST: usize = 64 * PIECE;
 /// A stream that is not done with its last byte.
 pub(super) struct Lingering<S> {
     stream: S,
-    /// Since the last byte was sent.
-    ending: Option<Ending>,
+    pace: Pace,
+    end: End,
 }
 
-struct Ending {
+/// How far the end of a stream is.
+enum End {
+    Not,
+    Waits(Turn),
+    /// The last byte was sent.
+    Told(Told),
+}
+
+struct Told {
     /// Bytes that may still come.
     left: usize,
     until: Pin<Box<Sleep>>,
 }
 
 impl<S> Lingering<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, ending: None }
+    /// Ends `stream` at the given pace.
+    pub(super) fn new(stream: S, pace: Pace) -> Self {
+        Self { stream, pace, end: End::Not }
     }
 }
 
@@ -52,14 +64,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, ending } = &mut *self;
-        let ending = if let Some(ending) = ending {
-            ending
-        } else {
-            ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
-            ending.insert(Ending { left: MOST, until: Box::pin(tokio::time::sleep(LONGEST)) })
-        };
-        ending.poll_peer(stream, cx).map(Ok)
+        let Self { stream, pace, end } = &mut *self;
+        loop {
+            match end {
+                End::Not => *end = End::Waits(pace.turn()),
+                End::Waits(turn) => {
+                    ready!(Pin::new(turn).poll(cx));
+                    ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+                    *end = End::Told(Told { left: MOST, until: Box::pin(tokio::time::sleep(LONGEST)) });
+                }
+                End::Told(told) => return told.poll_peer(stream, cx).map(Ok),
+            }
+        }
     }
 
     fn poll_write_vectored(
@@ -75,7 +91,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
     }
 }
 
-impl Ending {
+impl Told {
     /// Waits until the peer closes, or it is enough.
     fn poll_peer<S: AsyncRead + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<()> {
         let mut piece = [0; PIECE];
@@ -105,7 +121,7 @@ mod tests {
     /// Both ends of a connection of which one is ending; its task ends when it is done with it.
     async fn ending() -> (DuplexStream, tokio::task::JoinHandle<io::Result<()>>) {
         let (near, mut far) = tokio::io::duplex(PIECE);
-        let mut lingering = Lingering::new(near);
+        let mut lingering = Lingering::new(near, Pace::begin());
         let ended = tokio::spawn(async move { lingering.shutdown().await });
         let mut nothing = Vec::new();
         far.read_to_end(&mut nothing).await.expect("it is told at once");

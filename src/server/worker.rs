@@ -14,6 +14,7 @@ use super::connection::{Connection, Speaks};
 use super::cuts::Conduct;
 use super::drain::{Drain, Watcher};
 use super::handshake::{self, Handshakes, Turns};
+use super::pace::Pace;
 use super::pulse::{AllUnread, Patience, Pulse, Ticks, beyond};
 use super::terms::Lease;
 use super::{OpenConnection, Phase, ServerSettings};
@@ -55,8 +56,13 @@ pub(super) fn start(
 ) -> io::Result<std::thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (ticks, turns, watched) = (Arc::default(), Turns::new(), Vec::new());
-    let worker = Worker { id, gateway, telemetry, ticks, turns, unread, watched };
-    std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || runtime.block_on(worker.run(inbox, phase)))
+    std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
+        runtime.block_on(async {
+            let (answers, ends) = (Pace::begin(), Pace::begin());
+            let worker = Worker { id, gateway, telemetry, ticks, turns, answers, ends, unread, watched };
+            worker.run(inbox, phase).await;
+        });
+    })
 }
 
 struct Worker {
@@ -65,11 +71,14 @@ struct Worker {
     telemetry: Arc<Telemetry>,
     ticks: Arc<Ticks>,
     turns: Turns,
+    answers: Pace,
+    ends: Pace,
     unread: AllUnread,
     watched: Vec<WatchedConnection>,
 }
 
 /// A connection as the reaper sees it.
+#[derive(Clone)]
 struct WatchedConnection {
     pulse: Arc<Pulse>,
     settings: Arc<ServerSettings>,
@@ -84,7 +93,11 @@ impl Worker {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                Some(accepted) = inbox.recv() => self.serve(accepted, &connections),
+                Some(accepted) = inbox.recv() => {
+                    self.serve(accepted, &connections);
+                    // With many at once, what is open already goes on between two of them.
+                    tokio::task::yield_now().await;
+                }
                 _ = ticks.tick() => self.reap(),
                 _ = phase.wait_for(|phase| *phase >= Phase::Draining) => break,
             }
@@ -116,6 +129,8 @@ impl Worker {
             settings: Arc::clone(&settings),
             conduct: Arc::new(conduct),
             pulse: Arc::clone(&pulse),
+            answers: self.answers.clone(),
+            ends: self.ends.clone(),
         };
         let watcher = connections.watcher(lease);
         let task = match security {
@@ -152,15 +167,26 @@ impl Worker {
             self.watched[index].task.abort();
             self.telemetry.cut("unread_bytes");
         }
-        self.watched.retain(|connection| {
-            let ServerSettings { head_timeout: head, idle_timeout: idle, ref process, .. } = *connection.settings;
-            let patience = Patience { idle, head, answer: process.body_timeout };
-            if !connection.task.is_finished() && connection.pulse.is_overdue(TICK, patience) {
-                connection.task.abort();
-                self.telemetry.connections_reaped.inc();
-            }
-            !connection.task.is_finished()
-        });
+        self.watched.retain(|connection| !connection.task.is_finished());
+        for connection in self.watched.iter().filter(|connection| connection.is_overdue()) {
+            let (turn, connection) = (self.ends.turn(), connection.clone());
+            let telemetry = Arc::clone(&self.telemetry);
+            tokio::spawn(async move {
+                turn.await;
+                // A request may have come meanwhile.
+                if !connection.task.is_finished() && connection.is_overdue() {
+                    connection.task.abort();
+                    telemetry.connections_reaped.inc();
+                }
+            });
+        }
+    }
+}
+
+impl WatchedConnection {
+    fn is_overdue(&self) -> bool {
+        let ServerSettings { head_timeout: head, idle_timeout: idle, ref process, .. } = *self.settings;
+        self.pulse.is_overdue(TICK, Patience { idle, head, answer: process.body_timeout })
     }
 }
 
