@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use super::cuts::Conduct;
 use super::drain::Watcher;
 use super::frames::Counted;
-use super::http2::{self, PIECE, Progress};
+use super::http2::{self, PIECE, Progress, Queue};
 use super::layer::Layered;
 use super::linger::Lingering;
 use super::pace::{Pace, Paced};
@@ -143,15 +143,16 @@ impl Connection {
         let builder = http2::builder(&settings, &telemetry);
         let peer = Arc::new(peer);
         let (served, spent, grace) = (AtomicUsize::new(0), Arc::new(Notify::new()), settings.grace);
-        let tell_spent = Arc::clone(&spent);
+        let (tell_spent, queue) = (Arc::clone(&spent), Queue::default());
         let service = service_fn(move |mut request: Request<Incoming>| {
             let (gateway, peer) = (Arc::clone(&gateway), Arc::clone(&peer));
             let beat = Beat::begin(&pulse);
             if served.fetch_add(1, Ordering::Relaxed) + 1 == settings.max_requests_per_connection {
                 tell_spent.notify_one();
             }
-            let (settings, paced) = (Arc::clone(&settings), answers.paced());
+            let (settings, paced, queued) = (Arc::clone(&settings), answers.paced(), queue.enter());
             async move {
+                queued.ahead().await;
                 let answer = match message::check_http2(&mut request, &settings) {
                     Ok(()) => gateway.serve(worker, &peer, request).await,
                     Err(failure) => gateway.turn_away(&peer, request.headers(), failure),

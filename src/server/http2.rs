@@ -19,7 +19,8 @@ use crate::telemetry::Telemetry;
 
 /// Pieces in which answers are handed to a stream: so much is buffered for a caller that does not read.
 pub(super) const PIECE: usize = 16 << 10;
-/// Streams of a connection that begin at once, where many come together: others on the thread have their turn before more do.
+/// Requests of a connection that begin at once, where many come together: others on the thread have their turn before more
+/// do.
 const AT_ONCE: usize = 4;
 /// Streams that the peer may reset before they were looked at, as many as in `h2`.
 const MAX_PENDING_RESETS: usize = 20;
@@ -57,8 +58,7 @@ impl Default for Http2Settings {
 /// How a connection under `settings` is served.
 pub(super) fn builder(settings: &ServerSettings, telemetry: &Arc<Telemetry>) -> http2::Builder<Streams> {
     let Http2Settings { max_streams, stream_window, connection_window, ping_every, ping_timeout } = settings.http2;
-    let (waiting, longest) = (Arc::default(), settings.process.body_timeout);
-    let streams = Streams { waiting, longest, telemetry: Arc::clone(telemetry) };
+    let streams = Streams { longest: settings.process.body_timeout, telemetry: Arc::clone(telemetry) };
     let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
@@ -94,11 +94,43 @@ pub(super) fn cut_for(error: &hyper::Error) -> Option<&'static str> {
     Some(if error.reason() == Some(h2::Reason::ENHANCE_YOUR_CALM) { "excess" } else { "protocol" })
 }
 
-/// Runs each stream of a connection as a task of its own, and ends one whose caller does not read its answer.
+/// Requests of a connection that have not begun yet.
+#[derive(Clone, Default)]
+pub(super) struct Queue(Arc<AtomicUsize>);
+
+impl Queue {
+    /// The last place in it.
+    pub(super) fn enter(&self) -> Queued {
+        let before = self.0.fetch_add(1, Ordering::Relaxed);
+        Queued { queue: self.clone(), turns: before.div_ceil(AT_ONCE) }
+    }
+}
+
+/// A place in the queue.
+pub(super) struct Queued {
+    queue: Queue,
+    turns: usize,
+}
+
+impl Queued {
+    /// Lets others on the thread have their turn for as long as there are requests before. hyper ends one there that was
+    /// taken back meanwhile.
+    pub(super) async fn ahead(self) {
+        for _ in 0..self.turns {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.queue.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Runs each stream as a task of its own, and ends one whose caller does not read its answer.
 #[derive(Clone)]
 pub(super) struct Streams {
-    /// Those that have not begun yet.
-    waiting: Arc<AtomicUsize>,
     /// Longest time without a piece of the answer that is taken.
     longest: Duration,
     telemetry: Arc<Telemetry>,
@@ -145,13 +177,8 @@ impl Progress {
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        let Self { waiting, longest, telemetry } = self.clone();
-        let turns = waiting.fetch_add(1, Ordering::Relaxed) / AT_ONCE;
+        let Self { longest, telemetry } = self.clone();
         tokio::spawn(async move {
-            for _ in 0..turns {
-                tokio::task::yield_now().await;
-            }
-            waiting.fetch_sub(1, Ordering::Relaxed);
             let progress = Arc::<Progress>::default();
             // Dropped, a stream is reset.
             let mut stream = pin!(PROGRESS.scope(Arc::clone(&progress), stream));
@@ -169,21 +196,25 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn of_many_streams_of_a_connection_a_few_begin_at_a_time() {
-        let telemetry = Telemetry::new();
-        let streams = Streams { waiting: Arc::default(), longest: Duration::from_secs(10), telemetry };
+    async fn of_many_requests_of_a_connection_a_few_begin_at_a_time() {
+        let queue = Queue::default();
         for _ in 0..2 {
             let begun = Arc::new(AtomicUsize::new(0));
-            for _ in 0..3 * AT_ONCE {
-                let begun = Arc::clone(&begun);
-                streams.execute(async move {
+            for number in 0..=4 * AT_ONCE {
+                let (queued, begun) = (queue.enter(), Arc::clone(&begun));
+                let begins = tokio::spawn(async move {
+                    queued.ahead().await;
                     begun.fetch_add(1, Ordering::Relaxed);
                 });
+                if number > 3 * AT_ONCE {
+                    begins.abort();
+                }
             }
-            for turn in 1..=3 {
+            for turn in 0..=3 {
                 tokio::task::yield_now().await;
-                assert_eq!(begun.load(Ordering::Relaxed), turn * AT_ONCE);
+                assert_eq!(begun.load(Ordering::Relaxed), 1 + turn * AT_ONCE);
             }
+            assert_eq!(queue.0.load(Ordering::Relaxed), 0, "nobody waits any more");
         }
     }
 

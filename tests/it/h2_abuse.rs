@@ -97,6 +97,25 @@ async fn a_connection_that_only_makes_work_is_cut() {
     gateway.counts("nexus_gateway_requests_in_flight", &[], 0.0).await;
 }
 
+/// The first one of them may have been quicker.
+#[tokio::test]
+async fn requests_that_are_taken_back_at_once_reach_no_target() {
+    let handler = Handler::answering(ok());
+    let gateway = Gateway::start(bounded(&handler)).await;
+    let mut caller = gateway.connect().await;
+    // Fewer than make a connection be cut.
+    let taken_back = streams().take(15).flat_map(|stream| {
+        let begin = frame(HEADERS, END_HEADERS | END_STREAM, stream, &block());
+        [begin, frame(3, 0, stream, &[0, 0, 0, 8])].concat()
+    });
+    caller.send([PREFACE, &frame(SETTINGS, 0, 0, &[]), &taken_back.collect::<Vec<_>>()].concat()).await;
+    gateway.counts_at_least("nexus_gateway_connections_total", &[], 1.0).await;
+    assert_eq!(gateway.call(&start("pay")).await.status(), 200);
+    gateway.counts("nexus_gateway_requests_in_flight", &[], 0.0).await;
+    gateway.counts("nexus_gateway_connections_cut_total", &[], 0.0).await;
+    assert!(handler.connections() <= 2, "{} connections", handler.connections());
+}
+
 #[tokio::test]
 async fn who_had_too_many_connections_cut_gets_no_new_one_and_keeps_those_that_are_open() {
     let handler = Handler::answering(ok());
