@@ -27,7 +27,7 @@ use super::linger::Lingering;
 use super::pace::{Pace, Paced};
 use super::pulse::{Beat, Pulse, Watched};
 use super::strict::{Guard, Limits};
-use super::{ServerSettings, message, preface};
+use super::{OpenConnection, ServerSettings, message, preface};
 use crate::admission::Peer;
 use crate::body::Body;
 use crate::gateway::{Gateway, Holding};
@@ -64,14 +64,15 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Serves what comes on `stream` until it ends, or `watcher` says that it is enough.
-    pub(super) async fn serve<S>(self, stream: S, speaks: Speaks, mut watcher: Watcher)
+    /// Serves what comes on `stream` until it ends, or `watcher` says that it is enough. Its place among those that are
+    /// `open` it has for longer.
+    pub(super) async fn serve<S>(self, stream: S, speaks: Speaks, mut watcher: Watcher, open: OpenConnection)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let address = self.peer.address;
-        let stream =
-            Layered { stream: Lingering::new(stream, self.ends.clone()), layer: Watched(Arc::clone(&self.pulse)) };
+        let stream = Lingering::new(stream, (open, watcher.remains()), self.ends.clone());
+        let stream = Layered { stream, layer: Watched(Arc::clone(&self.pulse)) };
         let ended = match speaks {
             Speaks::Http1 => self.http1(stream, &mut watcher).await,
             Speaks::Http2 => self.http2(stream, &mut watcher).await,

@@ -35,7 +35,17 @@ pub(super) struct Watcher {
     pub(super) lease: Lease,
 }
 
+/// Something of a connection that may outlive what it served.
+pub(super) struct Remains {
+    _waited_for: watch::Receiver<bool>,
+}
+
 impl Watcher {
+    /// What is waited for as well, until it is dropped.
+    pub(super) fn remains(&self) -> Remains {
+        Remains { _waited_for: self.drain.clone() }
+    }
+
     /// Waits until it is enough.
     pub(super) async fn enough(&mut self) {
         tokio::select! {

@@ -2,80 +2,71 @@
 //!
 //! The operating system resets a connection that is closed while bytes of its peer are unread, or come later, and a reset can
 //! overtake what was sent before. So what still comes is read and thrown away until the peer closes as well, but not for long.
-//! An end costs as much as a request, and many peers may go at once: each takes a turn.
+//! An end costs as much as a request, and many peers may go at once: each takes a turn. Who served the connection, and the
+//! memory for it, is gone by then.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::timeout;
 
 use super::pace::{Pace, Turn};
 
-/// Longest time for the peer to close, too: some round trips around the world.
+/// Longest time for the last bytes to go and for the peer to close, too: some round trips around the world.
 const LONGEST: Duration = Duration::from_secs(1);
 /// Bytes that are read at a time, and most of them in all.
 const PIECE: usize = 4 << 10;
 const MOST: usize = 64 * PIECE;
 
-/// A stream that is not done with its last byte.
-pub(super) struct Lingering<S> {
-    stream: S,
+/// A stream whose end goes on when whoever used it is done with it.
+pub(super) struct Lingering<S, H> {
+    /// What is held until the end of the stream; none of both after its last byte.
+    open: Option<(S, H)>,
     pace: Pace,
-    end: End,
 }
 
-/// How far the end of a stream is.
-enum End {
-    Not,
-    Waits(Turn),
-    /// The last byte was sent.
-    Told(Told),
-}
-
-struct Told {
-    /// Bytes that may still come.
-    left: usize,
-    until: Pin<Box<Sleep>>,
-}
-
-impl<S> Lingering<S> {
-    /// Ends `stream` at the given pace.
-    pub(super) fn new(stream: S, pace: Pace) -> Self {
-        Self { stream, pace, end: End::Not }
+impl<S, H> Lingering<S, H> {
+    /// Ends `stream` at the given pace, and holds `held` until then.
+    pub(super) fn new(stream: S, held: H, pace: Pace) -> Self {
+        Self { open: Some((stream, held)), pace }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
+impl<S: Unpin, H> Lingering<S, H> {
+    fn stream(&mut self) -> io::Result<Pin<&mut S>> {
+        let open = self.open.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        Ok(Pin::new(&mut open.0))
+    }
+}
+
+impl<S: AsyncRead + Unpin, H: Unpin> AsyncRead for Lingering<S, H> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        self.stream()?.poll_read(cx, buf)
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
+impl<S, H> AsyncWrite for Lingering<S, H>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Unpin + Send + 'static,
+{
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        self.stream()?.poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        self.stream()?.poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, pace, end } = &mut *self;
-        loop {
-            match end {
-                End::Not => *end = End::Waits(pace.turn()),
-                End::Waits(turn) => {
-                    ready!(Pin::new(turn).poll(cx));
-                    ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
-                    *end = End::Told(Told { left: MOST, until: Box::pin(tokio::time::sleep(LONGEST)) });
-                }
-                End::Told(told) => return told.poll_peer(stream, cx).map(Ok),
-            }
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some((stream, held)) = self.open.take() {
+            tokio::spawn(end(stream, self.pace.turn(), held));
         }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_write_vectored(
@@ -83,30 +74,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        self.stream()?.poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.open.as_ref().is_some_and(|(stream, _)| stream.is_write_vectored())
     }
 }
 
-impl Told {
-    /// Waits until the peer closes, or it is enough.
-    fn poll_peer<S: AsyncRead + Unpin>(&mut self, stream: &mut S, cx: &mut Context<'_>) -> Poll<()> {
-        let mut piece = [0; PIECE];
-        loop {
-            let mut piece = ReadBuf::new(&mut piece);
-            match Pin::new(&mut *stream).poll_read(cx, &mut piece) {
-                Poll::Pending => return self.until.as_mut().poll(cx),
-                Poll::Ready(read) => {
-                    let count = piece.filled().len();
-                    self.left = self.left.saturating_sub(count);
-                    if read.is_err() || count == 0 || self.left == 0 {
-                        return Poll::Ready(());
-                    }
-                }
-            }
+async fn end<S: AsyncRead + AsyncWrite + Unpin, H>(mut stream: S, turn: Turn, _held: H) {
+    turn.await;
+    let ending = async {
+        if stream.shutdown().await.is_ok() {
+            let mut left = MOST;
+            poll_fn(|cx| poll_closed(&mut stream, &mut left, cx)).await;
+        }
+    };
+    let _ = timeout(LONGEST, ending).await;
+}
+
+/// Waits until the peer closes, or sent more than `left`.
+fn poll_closed<S: AsyncRead + Unpin>(stream: &mut S, left: &mut usize, cx: &mut Context<'_>) -> Poll<()> {
+    let mut piece = [0; PIECE];
+    loop {
+        let mut piece = ReadBuf::new(&mut piece);
+        let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut piece));
+        *left = left.saturating_sub(piece.filled().len());
+        if read.is_err() || piece.filled().is_empty() || *left == 0 {
+            return Poll::Ready(());
         }
     }
 }
@@ -114,15 +109,19 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::sync::oneshot;
+    use tokio::sync::oneshot::error::TryRecvError;
     use tokio::time::Instant;
 
     use super::*;
 
-    /// Both ends of a connection of which one is ending; its task ends when it is done with it.
-    async fn ending() -> (DuplexStream, tokio::task::JoinHandle<io::Result<()>>) {
+    /// The far end of a connection whose near end is ending; and what is dropped when it is done with.
+    async fn ending() -> (DuplexStream, oneshot::Receiver<()>) {
         let (near, mut far) = tokio::io::duplex(PIECE);
-        let mut lingering = Lingering::new(near, Pace::begin());
-        let ended = tokio::spawn(async move { lingering.shutdown().await });
+        let (held, ended) = oneshot::channel();
+        let mut lingering = Lingering::new(near, held, Pace::begin());
+        lingering.shutdown().await.expect("it is told");
+        drop(lingering);
         let mut nothing = Vec::new();
         far.read_to_end(&mut nothing).await.expect("it is told at once");
         (far, ended)
@@ -130,13 +129,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_ends_when_its_peer_closes() {
-        let (mut far, ended) = ending().await;
+        let (mut far, mut ended) = ending().await;
         far.write_all(b"what comes late").await.expect("it is read");
         tokio::time::sleep(LONGEST / 2).await;
-        assert!(!ended.is_finished());
+        assert_eq!(ended.try_recv(), Err(TryRecvError::Empty));
         drop(far);
         let since = Instant::now();
-        ended.await.expect("no panic").expect("it is closed");
+        ended.await.expect_err("it is dropped");
         assert_eq!(since.elapsed(), Duration::ZERO);
     }
 
@@ -149,7 +148,7 @@ mod tests {
                 tokio::time::sleep(LONGEST / 10).await;
             }
         });
-        ended.await.expect("no panic").expect("it is closed");
+        ended.await.expect_err("it is dropped");
         assert_eq!(since.elapsed(), LONGEST);
         drips.abort();
     }
@@ -162,7 +161,7 @@ mod tests {
         while let Ok(count) = far.write(&[0; PIECE]).await {
             sent += count;
         }
-        ended.await.expect("no panic").expect("it is closed");
+        ended.await.expect_err("it is dropped");
         assert!((MOST..=MOST + PIECE).contains(&sent), "{sent} bytes");
         assert_eq!(since.elapsed(), Duration::ZERO);
     }

@@ -134,15 +134,11 @@ impl Worker {
         };
         let watcher = connections.watcher(lease);
         let task = match security {
-            Security::Cleartext(speaks) => tokio::spawn(async move {
-                let _open = open;
-                connection.serve(stream, speaks, watcher).await;
-            }),
+            Security::Cleartext(speaks) => tokio::spawn(connection.serve(stream, speaks, watcher, open)),
             Security::Tls(tls, handshakes) => {
                 let turns = self.turns.clone();
                 tokio::spawn(async move {
-                    let _open = open;
-                    serve_tls(connection, stream, &tls, &handshakes, &turns, watcher).await;
+                    serve_tls(connection, stream, &tls, &handshakes, &turns, watcher, open).await;
                 })
             }
         };
@@ -198,6 +194,7 @@ async fn serve_tls(
     handshakes: &Handshakes,
     turns: &Turns,
     mut watcher: Watcher,
+    open: OpenConnection,
 ) {
     let limit = connection.settings.handshake_timeout;
     let accepted = tokio::select! {
@@ -213,6 +210,6 @@ async fn serve_tls(
             Protocol::Http1 => Speaks::Http1,
             Protocol::Http2 => Speaks::Http2,
         };
-        connection.serve(accepted.stream, speaks, watcher).await;
+        connection.serve(accepted.stream, speaks, watcher, open).await;
     }
 }
