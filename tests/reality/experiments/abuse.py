@@ -138,8 +138,9 @@ class Abuse:
 
     async def _start(self) -> Gateway:
         addresses = []
-        for _ in range(2):
-            stub, address = await asyncio.to_thread(start_stub)
+        # The one that only attackers ask for belongs to them.
+        for aside in (False, True):
+            stub, address = await asyncio.to_thread(start_stub, aside)
             self._exit.callback(stub.stop)
             addresses.append(address)
         gateway = Gateway(config=settings(*addresses, self._server, self._http2), listen="")

@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from harness import http2
+from harness.processes import stand_aside
 
 PATH = "/nexus/endpoints/shop/services/RealityService/echo"
 LARGE = "/nexus/endpoints/large/services/RealityService/large"
@@ -340,7 +341,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=20_000, help="frames, or connections, a second over all")
     parser.add_argument("--sources", type=int, default=1, help="addresses that they come from")
     options = parser.parse_args()
-    os.nice(19)  # in reality attackers have machines of their own
+    stand_aside()  # in reality attackers have machines of their own
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     host, _, port = options.address.rpartition(":")

@@ -55,6 +55,15 @@ def scratch_folder(name: str) -> Path:
     return folder
 
 
+def stand_aside() -> None:
+    """From now on everything else on the machine goes before this process, and before all of its session."""
+    os.nice(19)
+    # Where Linux shares the CPU out between sessions first, a process's own niceness counts only within its session.
+    group = Path("/proc/self/autogroup")
+    if group.exists():
+        group.write_text("19")
+
+
 class Child:
     """One process of ours with its output in a log file."""
 

@@ -1,4 +1,4 @@
-"""A Nexus handler that answers every start with the same result at once: `python -m harness.stub [PORT]`.
+"""A Nexus handler that answers every start with the same result at once: `python -m harness.stub PORT [aside]`.
 
 It keeps what it costs and how long it takes the same, so that what is measured in front of it is the gateway.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from .processes import ROOT, Child, free_port
+from .processes import ROOT, Child, free_port, stand_aside
 
 REALITY = ROOT / "tests/reality"
 
@@ -45,19 +45,22 @@ class Stub(asyncio.Protocol):
             self._transport.write(told.encode() + result)
 
 
-def start_stub() -> tuple[Child, str]:
-    """A handler in a process of its own, and its address."""
+def start_stub(aside: bool = False) -> tuple[Child, str]:
+    """A handler in a process of its own, and its address. `aside`: everything else on the machine goes before it."""
     port = free_port()
-    child = Child("stub", [sys.executable, "-m", "harness.stub", str(port)], env={"PYTHONPATH": str(REALITY)})
+    command = [sys.executable, "-m", "harness.stub", str(port), *(["aside"] if aside else [])]
+    child = Child("stub", command, env={"PYTHONPATH": str(REALITY)})
     child.ready(lambda: True if "listening" in child.output() else None)
     return child, f"127.0.0.1:{port}"
 
 
-async def main(port: int) -> None:
+async def main(port: int, *how: str) -> None:
+    if "aside" in how:
+        stand_aside()
     server = await asyncio.get_running_loop().create_server(Stub, "127.0.0.1", port, backlog=1024)
     print("listening", flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1])))
+    asyncio.run(main(int(sys.argv[1]), *sys.argv[2:]))
