@@ -38,6 +38,7 @@ mod preface;
 mod pulse;
 pub mod strict;
 mod terms;
+mod unread;
 mod worker;
 
 use connection::Speaks;
@@ -45,8 +46,8 @@ use cuts::{Conduct, Cuts};
 use handshake::Handshakes;
 pub use http2::Http2Settings;
 use places::{Place, Places};
-use pulse::AllUnread;
 use terms::{Lease, Terms};
+use unread::AllUnread;
 use worker::{Accepted, Security};
 
 /// Pause after an accept that failed: out of file descriptors, most of the time.
