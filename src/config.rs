@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::admin::AdminSettings;
 use crate::admission::{AuthenticationSettings, AuthorizationSettings, Trust};
@@ -47,6 +48,9 @@ pub use problem::Problem;
 pub(crate) use units::{format_duration, format_size};
 
 use expand::Environment;
+
+/// For so long a changed file has to stay as it is to be taken.
+const SETTLED_AFTER: Duration = Duration::from_millis(100);
 
 /// Everything that can be configured, checked. The default is what holds with no file and no flags.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,7 +140,9 @@ pub fn load(path: Option<&Path>, overrides: &Overrides) -> (Inputs, Result<Setti
     (inputs, settings)
 }
 
-/// Loads `path` again, if anything that `before` was read from has changed; none where nothing has.
+/// Loads `path` again, if anything that `before` was read from has changed; none where nothing has, or where it is just
+/// being written: half of a file may be a good configuration without its endpoints. Blocks for as long as it takes to see.
+#[expect(clippy::disallowed_methods, reason = "whoever calls is on a thread that may block")]
 pub fn load_changed(
     path: Option<&Path>,
     overrides: &Overrides,
@@ -145,7 +151,9 @@ pub fn load_changed(
     if before.are_current(path) {
         return None;
     }
-    Some(load(path, overrides)).filter(|(now, _)| now != before)
+    let (now, settings) = load(path, overrides);
+    std::thread::sleep(SETTLED_AFTER);
+    (now != *before && now.are_current(path)).then_some((now, settings))
 }
 
 /// Reads `text` as a configuration file that stands alone: no variable is set, and no other file can be read.

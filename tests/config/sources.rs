@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nexus_gateway::admin::{AdminSettings, AdminToken};
@@ -13,7 +14,7 @@ use nexus_gateway::admission::{AuthorizationSettings, Trust};
 use nexus_gateway::callback::CallbackSettings;
 use nexus_gateway::callback::destination::Allowed;
 use nexus_gateway::callback::seal::Key;
-use nexus_gateway::config::{Overrides, Settings, load};
+use nexus_gateway::config::{Overrides, Settings, load, load_changed};
 use nexus_gateway::credentials::Outward;
 use nexus_gateway::gates::{ProcessSettings, StoreSettings};
 use nexus_gateway::nexus::BaseUrl;
@@ -547,4 +548,29 @@ fn inputs_change_with_a_folder() {
     assert_ne!(empty, one);
     write(folder.path(), "b.yaml", "");
     assert_ne!(one, inputs());
+}
+
+/// Half of a file may be a good configuration.
+#[test]
+fn what_is_just_being_written_is_not_taken() {
+    let folder = tempdir().unwrap();
+    let (file, overrides) = (write(folder.path(), "gateway.yaml", "server: { workers: 1 }\n"), Overrides::default());
+    let (inputs, _) = load(Some(&file), &overrides);
+    let is_done = AtomicBool::new(false);
+    fs::write(&file, "").unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_done.load(Ordering::Relaxed) {
+                for text in ["", "server: { workers: 2 }\n"] {
+                    fs::write(&file, text).unwrap();
+                }
+            }
+        });
+        // Whoever writes may be held up for so long that the file looks settled, but not each time.
+        let taken = (0..50).all(|_| load_changed(Some(&file), &overrides, &inputs).is_some());
+        is_done.store(true, Ordering::Relaxed);
+        assert!(!taken, "it is taken");
+    });
+    let (_, settings) = load_changed(Some(&file), &overrides, &inputs).unwrap();
+    assert_eq!(settings.unwrap().server.workers, 2);
 }
