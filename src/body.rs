@@ -65,6 +65,14 @@ impl<E: OnEnd> Body<E> {
         Self { content, sent: 0, on_end: Some(on_end) }
     }
 
+    /// Bytes of it that are here already.
+    pub fn here(&self) -> usize {
+        match &self.content {
+            Content::Whole(bytes) => bytes.len(),
+            Content::Streamed(_) => 0,
+        }
+    }
+
     fn complete(&mut self) {
         if let Some(mut on_end) = self.on_end.take() {
             on_end.complete(self.sent);

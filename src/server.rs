@@ -105,8 +105,8 @@ pub struct ServerSettings {
     pub max_handshakes_per_peer: usize,
     /// Longest time that a connection stays open without a request. Longer than the 90 s after which Go clients close idle connections, so that it is them who close.
     pub idle_timeout: Duration,
-    /// Bytes of answers that wait at a time for callers to take them: where it is more, the connections that have waited
-    /// longest are cut.
+    /// Bytes of answers that wait at a time for callers to take them: where it is more, the connections are cut that have
+    /// waited longest, or taken too little for longest.
     pub max_unread_bytes: usize,
     /// Requests that a connection serves before its caller is told to open another one.
     pub max_requests_per_connection: usize,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::layer::Layer;
-use super::unread::Unread;
+use super::unread::{Held, Unread, in_debt};
 
 /// Bytes a second that a caller takes of an answer at the least.
 const LEAST_RATE: usize = 16 << 10;
@@ -68,8 +68,10 @@ pub(super) struct Pulse {
     blocked: AtomicU32,
     /// Bytes that were taken of the answer of this request.
     taken: AtomicUsize,
-    /// Bytes of answers that wait for their caller.
+    /// Bytes of answers that wait for their caller to read what was sent before.
     unread: AtomicUsize,
+    /// Those that HTTP/2 does not even let be sent.
+    held: Held,
     /// Whether bytes alone say nothing: HTTP/2 has more than requests.
     framed: AtomicBool,
     /// Whether the head of another request is coming, there.
@@ -84,6 +86,7 @@ impl Pulse {
             beats: AtomicU32::new(0),
             taken: AtomicUsize::new(0),
             unread: AtomicUsize::new(0),
+            held: Held::default(),
             blocked: AtomicU32::new(0),
             framed: AtomicBool::new(false),
             head: AtomicBool::new(false),
@@ -159,13 +162,20 @@ impl Pulse {
         }
     }
 
-    /// Bytes of answers that have been waiting for their caller for longer than from one tick to the next, and for how
-    /// many ticks; none where it goes on.
-    pub(super) fn unread(&self) -> Option<Unread> {
-        let (state, since) = self.state();
-        let ticks = self.ticks.now().wrapping_sub(since);
-        let bytes = self.unread.load(Ordering::Relaxed);
-        (state == State::Unread && ticks > 1).then_some(Unread { ticks, bytes })
+    /// Bytes of answers that have been waiting for their caller for longer than from one `tick` to the next, and for how
+    /// many; none where it goes on, and takes enough.
+    pub(super) fn unread(&self, tick: Duration) -> Option<Unread> {
+        let per_tick = LEAST_RATE * usize::try_from(tick.as_millis()).unwrap_or(usize::MAX) / 1000;
+        let (now, (state, since)) = (self.ticks.now(), self.state());
+        let mut unread = self.held.waits(now, per_tick);
+        if state == State::Unread {
+            let stands_still = now.wrapping_sub(since);
+            let in_all = stands_still.saturating_add(self.blocked.load(Ordering::Relaxed));
+            let waits = stands_still.max(in_debt(in_all, self.taken.load(Ordering::Relaxed), per_tick));
+            unread =
+                Unread { ticks: unread.ticks.max(waits), bytes: unread.bytes + self.unread.load(Ordering::Relaxed) };
+        }
+        (unread.ticks > 1).then_some(unread)
     }
 
     /// Whether the connection has been waiting for what its caller has to do longer than it may.
@@ -239,6 +249,16 @@ impl Beat {
         pulse.begin();
         Self(Arc::clone(pulse))
     }
+
+    /// So many bytes of its answer over HTTP/2 are here and wait to be sent.
+    pub(super) fn holds(&self, bytes: usize) {
+        self.0.held.more(bytes, self.0.ticks.now());
+    }
+
+    /// So many of them do not any more.
+    pub(super) fn let_go(&self, bytes: usize) {
+        self.0.held.less(bytes, self.0.ticks.now());
+    }
 }
 
 impl Drop for Beat {
@@ -252,6 +272,7 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const HALF: Duration = Duration::from_millis(500);
 
     fn overdue(pulse: &Pulse) -> bool {
         pulse.is_overdue(SECOND, Patience { idle: 5 * SECOND, head: 2 * SECOND, answer: 4 * SECOND })
@@ -332,12 +353,44 @@ mod tests {
         pulse.wrote(10, Some(10));
         pulse.wrote(10, None);
         ticks.advance();
-        assert_eq!(pulse.unread(), None, "it may have waited for no time at all");
+        assert_eq!(pulse.unread(HALF), None, "it may have waited for no time at all");
         pulse.wrote(30, None);
         ticks.advance();
-        assert_eq!(pulse.unread(), Some(Unread { ticks: 2, bytes: 30 }));
+        assert_eq!(pulse.unread(HALF), Some(Unread { ticks: 2, bytes: 30 }));
         pulse.wrote(30, Some(30));
-        assert_eq!(pulse.unread(), None);
+        assert_eq!(pulse.unread(HALF), None);
+
+        for _ in 0..10 {
+            pulse.wrote(20, None);
+            ticks.advance();
+            pulse.wrote(1, Some(1));
+        }
+        pulse.wrote(20, None);
+        assert_eq!(pulse.unread(HALF), Some(Unread { ticks: 12, bytes: 20 }), "a little now and then is not enough");
+        pulse.wrote(20 * LEAST_RATE, Some(20 * LEAST_RATE));
+        pulse.wrote(20, None);
+        assert_eq!(pulse.unread(HALF), None, "but now it is well ahead");
+    }
+
+    #[test]
+    fn what_windows_do_not_let_go_is_known() {
+        let ticks = Arc::new(Ticks::default());
+        let pulse = Arc::new(Pulse::new(&ticks));
+        pulse.framed();
+        let (one, two) = (Beat::begin(&pulse), Beat::begin(&pulse));
+        one.holds(10);
+        two.holds(20);
+        ticks.advance();
+        assert_eq!(pulse.unread(HALF), None);
+        ticks.advance();
+        assert_eq!(pulse.unread(HALF), Some(Unread { ticks: 2, bytes: 30 }));
+        pulse.wrote(5, None);
+        (0..3).for_each(|_| ticks.advance());
+        assert_eq!(pulse.unread(HALF), Some(Unread { ticks: 5, bytes: 35 }));
+        pulse.wrote(5, Some(5));
+        one.let_go(10);
+        two.let_go(20);
+        assert_eq!(pulse.unread(HALF), None);
     }
 
     #[test]

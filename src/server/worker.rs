@@ -152,7 +152,7 @@ impl Worker {
         self.ticks.advance();
         let mut unread = Vec::new();
         for (index, connection) in self.watched.iter().enumerate() {
-            unread.extend(connection.pulse.unread().map(|unread| (unread, index)));
+            unread.extend(connection.pulse.unread(TICK).map(|unread| (unread, index)));
         }
         // What holds for the last one that came is what is in force.
         let settings = self.watched.last().map(|connection| Arc::clone(&connection.settings));

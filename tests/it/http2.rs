@@ -306,6 +306,28 @@ async fn a_target_may_take_its_time_inside_an_answer() {
 }
 
 #[tokio::test]
+async fn answers_that_windows_do_not_let_go_are_bounded_together() {
+    let body = format!("\"{}\"", "x".repeat(10 << 10));
+    let handler = Handler::answering(json("200 OK", &body));
+    let mut settings = speaking(&handler);
+    (settings.server.workers, settings.server.max_unread_bytes) = (1, 1 << 20);
+    let gateway = Gateway::start(settings).await;
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(1);
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        let mut caller = Http2::with(gateway.data(), &builder).await;
+        for _ in 0..10 {
+            let answer = caller.answer(start().body(()).expect("a request"), "{}").await.expect("an answer");
+            held.push(answer.into_body());
+        }
+    }
+    gateway.counts_at_least("nexus_gateway_connections_cut_total", &[("reason", "unread_bytes")], 8.0).await;
+    let left = gateway.metrics().await.sum("nexus_gateway_connections", &[]);
+    assert!(left > 5.0, "no more are cut than have to be: {left}");
+}
+
+#[tokio::test]
 async fn a_caller_that_does_not_read_its_answer_is_cut() {
     let body = format!("\"{}\"", "x".repeat(1 << 20));
     let handler = Handler::answering(json("200 OK", &body));
