@@ -23,6 +23,7 @@ use crate::gateway::Gateway;
 use crate::telemetry::{Refused, Telemetry};
 use crate::tls::{ClientAuth, ServerTlsSettings};
 
+mod answer;
 mod connection;
 mod cuts;
 mod drain;

@@ -4,13 +4,10 @@ use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use http::Request;
 use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response};
-use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -21,16 +18,15 @@ use tokio::sync::Notify;
 use super::cuts::Conduct;
 use super::drain::Watcher;
 use super::frames::Counted;
-use super::http2::{self, LAST_PIECE, PIECE, Progress, Queue};
+use super::http2::{self, Queue};
 use super::layer::Layered;
 use super::linger::Lingering;
-use super::pace::{Pace, Paced};
+use super::pace::Pace;
 use super::pulse::{Beat, Pulse, Watched};
 use super::strict::{Guard, Limits};
-use super::{OpenConnection, ServerSettings, message, preface};
+use super::{OpenConnection, ServerSettings, answer, message, preface};
 use crate::admission::Peer;
-use crate::body::Body;
-use crate::gateway::{Gateway, Holding};
+use crate::gateway::Gateway;
 use crate::telemetry::Telemetry;
 
 /// How many headers hyper takes by itself.
@@ -117,7 +113,7 @@ impl Connection {
                 if is_last {
                     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<_, Infallible>(answer.map(|body| Answering { body, paced, _beat: beat }))
+                Ok::<_, Infallible>(answer::whole(answer, paced, beat))
             }
         });
         // Timers are the reaper's, see `pulse`; bounds are the guard's, and hyper's lie a little beyond. As much as is read
@@ -158,7 +154,7 @@ impl Connection {
                     Ok(()) => gateway.serve(worker, &peer, request).await,
                     Err(failure) => gateway.turn_away(&peer, request.headers(), failure),
                 };
-                Ok::<_, Infallible>(in_pieces(answer, paced, beat))
+                Ok::<_, Infallible>(answer::in_pieces(answer, paced, beat))
             }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service);
@@ -193,191 +189,5 @@ async fn until_done<C: Future<Output = hyper::Result<()>>>(
         biased;
         done = &mut connection => done,
         () = watcher.is_late(grace) => Ok(()),
-    }
-}
-
-/// An answer's body; its connection is busy as long as it lives.
-struct Answering<B> {
-    body: B,
-    paced: Paced,
-    _beat: Beat,
-}
-
-impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Answering<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        ready!(self.paced.poll_turn(cx));
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame {
-            self.paced.passed(frame.data_ref().map_or(0, Bytes::len));
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-fn in_pieces(answer: Response<Body<Holding>>, paced: Paced, beat: Beat) -> Response<Pieces<Body<Holding>>> {
-    let progress = Progress::begin();
-    answer.map(|body| {
-        let held = body.here();
-        beat.holds(held);
-        Pieces { body, rest: Bytes::new(), held, out: [0, 0], paced, progress, beat }
-    })
-}
-
-/// An answer's body in pieces, of which the next one is asked for when the one before was begun to be taken.
-struct Pieces<B> {
-    body: B,
-    rest: Bytes,
-    /// Bytes that the beat was told of, and those of them that are in the last two pieces: one waits in hyper until the
-    /// caller's window allows any more, the one before in `h2` until it allows all of it.
-    held: usize,
-    out: [usize; 2],
-    paced: Paced,
-    progress: Option<Arc<Progress>>,
-    beat: Beat,
-}
-
-impl<B: HttpBody> Pieces<B> {
-    /// A piece of what is here.
-    fn next_piece(&mut self) -> Bytes {
-        let later = if self.body.is_end_stream() && self.rest.len() > LAST_PIECE { LAST_PIECE } else { 0 };
-        let count = PIECE.min(self.rest.len() - later);
-        self.out = [count, self.out[0]];
-        self.rest.split_to(count)
-    }
-}
-
-impl<B> Pieces<B> {
-    fn let_go(&mut self, bytes: usize) {
-        self.beat.let_go(bytes);
-        self.held -= bytes;
-    }
-}
-
-impl<B> Drop for Pieces<B> {
-    fn drop(&mut self) {
-        self.let_go(self.held);
-    }
-}
-
-impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Pieces<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        if let Some(progress) = &self.progress {
-            progress.taken();
-        }
-        let taken = std::mem::take(&mut self.out[1]);
-        self.let_go(taken);
-        if self.rest.is_empty() {
-            ready!(self.paced.poll_turn(cx));
-            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => {
-                        self.paced.passed(data.len());
-                        // What was here already is told of.
-                        let here = self.held - self.out[0];
-                        let more = data.len().saturating_sub(here);
-                        self.beat.holds(more);
-                        self.held += more;
-                        self.rest = data;
-                    }
-                    Err(other) => return Poll::Ready(Some(Ok(other))),
-                },
-                ended => return Poll::Ready(ended),
-            }
-        }
-        Poll::Ready(Some(Ok(Frame::data(self.next_piece()))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let rest = self.rest.len() as u64;
-        self.body.size_hint().exact().map_or_else(SizeHint::default, |more| SizeHint::with_exact(rest + more))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::future::poll_fn;
-    use std::task::Waker;
-
-    use http_body_util::{BodyExt, Full};
-
-    use super::super::pulse::Ticks;
-    use super::*;
-
-    /// A body that always has more.
-    struct Endless;
-
-    impl HttpBody for Endless {
-        type Data = Bytes;
-        type Error = Infallible;
-
-        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-            Poll::Ready(Some(Ok(Frame::data(Bytes::from(vec![0; 64 << 10])))))
-        }
-    }
-
-    #[tokio::test]
-    async fn all_but_the_last_bytes_wait_until_they_are_asked_for() {
-        let (pace, ticks, tick) = (Pace::begin(), Arc::new(Ticks::default()), Duration::from_secs(1));
-        for (size, pieces) in [
-            (1, &[1][..]),
-            (LAST_PIECE, &[LAST_PIECE]),
-            (LAST_PIECE + 1, &[1, LAST_PIECE]),
-            (PIECE, &[PIECE - LAST_PIECE, LAST_PIECE]),
-            (2 * PIECE + 1, &[PIECE, PIECE + 1 - LAST_PIECE, LAST_PIECE]),
-        ] {
-            let pulse = Arc::new(Pulse::new(&ticks));
-            let (paced, beat) = (pace.paced(), Beat::begin(&pulse));
-            beat.holds(size);
-            let body = Full::new(Bytes::from(vec![b'x'; size]));
-            let (rest, held, out) = (Bytes::new(), size, [0, 0]);
-            let mut body = Pieces { body, rest, held, out, paced, progress: None, beat };
-            for (number, piece) in pieces.iter().enumerate() {
-                assert!(!body.is_end_stream());
-                let frame = body.frame().await.expect("there is more").expect("it cannot fail");
-                assert_eq!(frame.into_data().expect("it is data").len(), *piece, "of {size}");
-                (0..2).for_each(|_| ticks.advance());
-                let taken: usize = pieces[..number.saturating_sub(1)].iter().sum();
-                assert_eq!(pulse.unread(tick).map(|unread| unread.bytes), Some(size - taken), "of {size}");
-            }
-            assert!(body.is_end_stream());
-            drop(body);
-            assert_eq!(pulse.unread(tick), None);
-        }
-    }
-
-    async fn waits_for_its_turn(mut body: impl HttpBody<Data = Bytes, Error = Infallible> + Unpin) {
-        for _ in 0..3 {
-            let mut now = || Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
-            while now().is_ready() {}
-            assert!(poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.is_some());
-        }
-    }
-
-    #[tokio::test]
-    async fn a_large_answer_lets_others_have_their_turn() {
-        let (pace, pulse) = (Pace::begin(), Arc::new(Pulse::new(&Arc::new(Ticks::default()))));
-        let (paced, beat) = (pace.paced(), Beat::begin(&pulse));
-        waits_for_its_turn(Answering { body: Endless, paced, _beat: beat }).await;
-        let (paced, beat) = (pace.paced(), Beat::begin(&pulse));
-        let (rest, held, out) = (Bytes::new(), 0, [0, 0]);
-        waits_for_its_turn(Pieces { body: Endless, rest, held, out, paced, progress: None, beat }).await;
     }
 }
