@@ -3,8 +3,9 @@
 Each attack (`experiments.attacks`, in a process of its own) runs for a while, in turns with a quiet time as long; the
 client sends at the same rate all the while, over connections that it keeps and over new ones. The handler behind the
 gateway always answers at once. All is on one machine, so a flood costs the client CPU time that it would not cost
-elsewhere: the attackers have the lowest priority, and what they still take is part of the ratio. With `--elsewhere` they
-attack another gateway on the machine: what the client notices then is the machine's share, not that of its own gateway.
+elsewhere: the attackers have the lowest priority, and what they still take is part of the ratio. With `--elsewhere` each
+attack also goes to another gateway on the machine, in turns with that on the client's: what the client notices of it is the
+machine's share.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.columns import Busy, percentile, seconds, table
+from harness.columns import Busy, percentile, table
 from harness.gateway import Gateway, configuration
 from harness.http import Metrics
 from harness.polite import Polite, Timed
@@ -35,6 +36,9 @@ USUAL = 20
 RATES = {"flood": 2_000, "gzip-bombs": 200}
 """Connections and requests a second; frames otherwise."""
 FRAMES = 20_000
+
+SETTLES = 1.0
+"""Seconds after which nothing of an attack is left."""
 
 SOURCES = {"idle": 20}
 """Addresses that an attack comes from where it is not the usual one: a thousand connections of one are the most."""
@@ -72,6 +76,8 @@ class Found:
 
     quiet: list[Timed] = field(default_factory=list)
     abused: list[Timed] = field(default_factory=list)
+    elsewhere: list[Timed] = field(default_factory=list)
+    """While another gateway was attacked."""
     before: int = 0
     """Resident bytes of the gateway."""
     most: int = 0
@@ -83,24 +89,34 @@ class Found:
     """By how much the gateway's own counters grew."""
 
     def failures(self) -> list[str]:
-        return [answer.failed for answer in self.quiet + self.abused if answer.failed]
+        return [answer.failed for answer in self.quiet + self.abused + self.elsewhere if answer.failed]
 
     def rows(self) -> dict[str, str]:
         def of(answers: Iterable[Timed], fresh: bool, percent: float) -> float:
             return percentile([answer.took for answer in answers if answer.fresh == fresh], percent)
 
-        rows = {"good requests": f"{len(self.quiet)} + {len(self.abused)}", "  failed": f"{len(self.failures())}"}
+        count = len(self.quiet) + len(self.abused) + len(self.elsewhere)
+        rows = {"good requests": f"{count}", "  failed": f"{len(self.failures())}"}
         for what, fresh in (("kept connections", False), ("new connections", True)):
             for percent in (50, 99):
                 quiet, abused = of(self.quiet, fresh, percent), of(self.abused, fresh, percent)
                 ratio = abused / quiet if quiet else 0
-                rows[f"{what}, p{percent}"] = f"{seconds(quiet)} → {seconds(abused)} (×{ratio:.1f})"
+                told = f"{milliseconds(quiet)} → {milliseconds(abused)} (×{ratio:.1f})"
+                if self.elsewhere:
+                    elsewhere = of(self.elsewhere, fresh, percent)
+                    share = abused / elsewhere if elsewhere else 0
+                    told += f"; elsewhere {milliseconds(elsewhere)} (×{share:.1f} of that)"
+                rows[f"{what}, p{percent}"] = told
         told = [f"{size / (1 << 20):.0f}" for size in (self.before, self.most, self.after)]
         rows["resident MiB: before, most, after"] = ", ".join(told)
         rows["connections left"] = f"{self.left:.0f}"
         rows["attackers"] = ", ".join(f"{n} {what}" for what, n in sorted(self.attackers.items()))
         rows["gateway"] = ", ".join(f"{n:.0f} {what}" for what, n in self.counted.items())
         return rows
+
+
+def milliseconds(time: float) -> str:
+    return f"{time * 1000:.1f} ms"
 
 
 def counters(metrics: Metrics) -> dict[str, float]:
@@ -125,14 +141,15 @@ class Abuse:
     ) -> None:
         self._server, self._http2, self._rate, self._elsewhere = server, http2, rate, elsewhere
         self._exit = AsyncExitStack()
-        # The one that is attacked.
         self.gateway: Gateway
+        self._other: Gateway | None = None
         self._client: Polite
 
     async def __aenter__(self) -> Abuse:
         self.gateway = await self._start()
-        used = await self._start() if self._elsewhere else self.gateway
-        client = Polite(used.address, PATH, self._rate, expected=RESULT)
+        if self._elsewhere:
+            self._other = await self._start()
+        client = Polite(self.gateway.address, PATH, self._rate, expected=RESULT)
         self._client = await self._exit.enter_async_context(client)
         return self
 
@@ -163,30 +180,42 @@ class Abuse:
         found = Found(before=memory(self.gateway.pid))
         before = counters(await asyncio.to_thread(self.gateway.metrics))
         size, rate = size or SIZES.get(name, USUAL), rate or RATES.get(name, FRAMES)
-        sources = sources or SOURCES.get(name, 1)
+        how = [f"--seconds={lasts}", f"--size={size}", f"--rate={rate}", f"--sources={sources or SOURCES.get(name, 1)}"]
         for _ in range(rounds):
-            since = time.monotonic()
-            await asyncio.sleep(lasts)
-            found.quiet += await self._client.between(since, time.monotonic())
+            found.quiet += await self._quiet(lasts)
             watch = asyncio.create_task(self._watch(found))
-            command = [sys.executable, "-m", "experiments.attacks", name, self.gateway.address]
-            command += [f"--seconds={lasts}", f"--size={size}", f"--rate={rate}", f"--sources={sources}"]
-            attackers = Child(f"attack-{name}", command, env={"PYTHONPATH": str(REALITY)})
-            await asyncio.to_thread(attackers.ready, lambda: True if "begun" in attackers.output() else None)
-            since = time.monotonic()
-            await asyncio.to_thread(attackers.wait)
-            found.abused += await self._client.between(since, time.monotonic())
+            answers, did = await self._attacked(self.gateway, name, how)
             watch.cancel()
-            if not attackers.output().strip().endswith("}"):
-                raise RuntimeError(f"the attackers failed:\n{attackers.tail()}")
-            for what, count in json.loads(attackers.output().splitlines()[-1]).items():
+            found.abused += answers
+            for what, count in did.items():
                 found.attackers[what] = found.attackers.get(what, 0) + count
+            if self._other:
+                await self._quiet(SETTLES)
+                found.elsewhere += (await self._attacked(self._other, name, how))[0]
+                await self._quiet(SETTLES)
         found.left = await self._settled()
         found.after = memory(self.gateway.pid)
         after = counters(await asyncio.to_thread(self.gateway.metrics))
         grown = {key: value - before.get(key, 0) for key, value in after.items()}
         found.counted = {key: value for key, value in grown.items() if value}
         return found
+
+    async def _quiet(self, lasts: float) -> list[Timed]:
+        since = time.monotonic()
+        await asyncio.sleep(lasts)
+        return await self._client.between(since, time.monotonic())
+
+    async def _attacked(self, gateway: Gateway, name: str, how: list[str]) -> tuple[list[Timed], dict[str, int]]:
+        """What the client got while that gateway was attacked, and what the attackers did."""
+        command = [sys.executable, "-m", "experiments.attacks", name, gateway.address, *how]
+        attackers = Child(f"attack-{name}", command, env={"PYTHONPATH": str(REALITY)})
+        await asyncio.to_thread(attackers.ready, lambda: True if "begun" in attackers.output() else None)
+        since = time.monotonic()
+        await asyncio.to_thread(attackers.wait)
+        answers = await self._client.between(since, time.monotonic())
+        if not attackers.output().strip().endswith("}"):
+            raise RuntimeError(f"the attackers failed:\n{attackers.tail()}")
+        return answers, json.loads(attackers.output().splitlines()[-1])
 
     async def _settled(self) -> float:
         """Connections that are open once those of the attackers, who are gone, have been noticed to be."""
@@ -209,7 +238,7 @@ async def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how often both take turns")
     parser.add_argument("--rate", type=float, default=50, help="good requests a second of each of five senders")
     parser.add_argument("--sources", type=int, default=0, help="addresses that attackers come from")
-    parser.add_argument("--elsewhere", action="store_true", help="attack another gateway than the good client's")
+    parser.add_argument("--elsewhere", action="store_true", help="attack another gateway, too")
     parser.add_argument("--http1", action="store_true", help="leave out the attacks over HTTP/2")
     parser.add_argument("--only", nargs="*", default=[], choices=[*ATTACKS, *ATTACKS2], help="these attacks")
     options = parser.parse_args()
