@@ -152,8 +152,11 @@ pub fn load_changed(
         return None;
     }
     let (now, settings) = load(path, overrides);
+    if now == *before {
+        return None;
+    }
     std::thread::sleep(SETTLED_AFTER);
-    (now != *before && now.are_current(path)).then_some((now, settings))
+    (load(path, overrides).0 == now).then_some((now, settings))
 }
 
 /// Reads `text` as a configuration file that stands alone: no variable is set, and no other file can be read.

@@ -560,9 +560,11 @@ fn what_is_just_being_written_is_not_taken() {
     fs::write(&file, "").unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            while !is_done.load(Ordering::Relaxed) {
-                for text in ["", "server: { workers: 2 }\n"] {
-                    fs::write(&file, text).unwrap();
+            for number in 0.. {
+                let text = format!("# {number}\nserver: {{ workers: 2 }}\n");
+                fs::rename(write(folder.path(), "next", &text), &file).unwrap();
+                if is_done.load(Ordering::Relaxed) {
+                    return;
                 }
             }
         });
@@ -573,4 +575,18 @@ fn what_is_just_being_written_is_not_taken() {
     });
     let (_, settings) = load_changed(Some(&file), &overrides, &inputs).unwrap();
     assert_eq!(settings.unwrap().server.workers, 2);
+}
+
+#[test]
+fn a_folder_without_files_is_a_change_that_is_refused_once() {
+    let folder = tempdir().unwrap();
+    let (file, overrides) = (write(folder.path(), "gateway.yaml", "server: { workers: 1 }\n"), Overrides::default());
+    let (inputs, first) = load(Some(folder.path()), &overrides);
+    first.unwrap();
+    fs::remove_file(&file).unwrap();
+    let (inputs, empty) = load_changed(Some(folder.path()), &overrides, &inputs).unwrap();
+    assert!(refusal(empty).contains("no *.yaml"));
+    assert!(load_changed(Some(folder.path()), &overrides, &inputs).is_none());
+    write(folder.path(), "gateway.yaml", "server: { workers: 2 }\n");
+    load_changed(Some(folder.path()), &overrides, &inputs).unwrap().1.unwrap();
 }
