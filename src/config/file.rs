@@ -131,8 +131,8 @@ pub(super) struct Server {
     pub(super) body_timeout: Option<Checked<Time<100, HOUR>>>,
     /// Longest time that a connection stays open without a request, 1s to 24h. Default: 3m.
     pub(super) idle_timeout: Option<Checked<Time<1000, { 24 * HOUR }>>>,
-    /// Bytes of answers that wait at a time for callers to take them, 1MiB to 1024GiB; of more, the connections that have
-    /// waited longest are cut. Default: 256MiB.
+    /// Bytes of answers that wait at a time for callers to take them, 1MiB to 1024GiB; of more, the connections are cut that
+    /// have waited longest, or taken too little for longest. Default: 256MiB.
     pub(super) max_unread_bytes: Option<Checked<Size<MIB, { 1024 * GIB }>>>,
     /// Requests that a connection serves before its caller is told to open another one, 1 to 1000000000.
     /// Default: 100000.

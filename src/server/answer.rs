@@ -52,9 +52,9 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Answering<B> {
 pub(super) fn in_pieces(answer: Response<Body<Holding>>, paced: Paced, beat: Beat) -> Response<Pieces<Body<Holding>>> {
     let progress = Progress::begin();
     answer.map(|body| {
-        let held = body.here();
-        beat.holds(held);
-        Pieces { body, rest: Bytes::new(), held, out: [0, 0], paced, progress, beat }
+        let here = body.here();
+        beat.holds(here);
+        Pieces { body, rest: Bytes::new(), here, out: [0, 0], is_over: false, paced, progress, beat }
     })
 }
 
@@ -62,10 +62,12 @@ pub(super) fn in_pieces(answer: Response<Body<Holding>>, paced: Paced, beat: Bea
 pub(super) struct Pieces<B> {
     body: B,
     rest: Bytes,
-    /// Bytes that the beat was told of, and those of them that are in the last two pieces: one waits in hyper until the
-    /// caller's window allows any more, the one before in `h2` until it allows all of it.
-    held: usize,
+    /// Bytes that the beat was told to be here.
+    here: usize,
+    /// Those of the last two pieces. One waits in hyper until the caller's window allows any more, the one before in `h2` until
+    /// it allows all of it.
     out: [usize; 2],
+    is_over: bool,
     paced: Paced,
     progress: Option<Arc<Progress>>,
     beat: Beat,
@@ -74,23 +76,21 @@ pub(super) struct Pieces<B> {
 impl<B: HttpBody> Pieces<B> {
     /// A piece of what is here.
     fn next_piece(&mut self) -> Bytes {
-        let later = if self.body.is_end_stream() && self.rest.len() > LAST_PIECE { LAST_PIECE } else { 0 };
-        let count = PIECE.min(self.rest.len() - later);
+        let (left, ends) = (self.rest.len(), self.body.size_hint().exact() == Some(0));
+        let later = if ends && left > LAST_PIECE { LAST_PIECE.min(left / 2) } else { 0 };
+        let count = PIECE.min(left - later);
+        self.beat.hands_over(count);
+        self.here -= count;
         self.out = [count, self.out[0]];
+        self.is_over = count == left && self.body.is_end_stream();
         self.rest.split_to(count)
-    }
-}
-
-impl<B> Pieces<B> {
-    fn let_go(&mut self, bytes: usize) {
-        self.beat.let_go(bytes);
-        self.held -= bytes;
     }
 }
 
 impl<B> Drop for Pieces<B> {
     fn drop(&mut self) {
-        self.let_go(self.held);
+        let handed = if self.is_over { 0 } else { self.out[0] + self.out[1] };
+        self.beat.gives_up(self.here, handed);
     }
 }
 
@@ -102,24 +102,23 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for Pieces<B> {
         if let Some(progress) = &self.progress {
             progress.taken();
         }
-        let taken = std::mem::take(&mut self.out[1]);
-        self.let_go(taken);
         if self.rest.is_empty() {
             ready!(self.paced.poll_turn(cx));
             match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
                         self.paced.passed(data.len());
-                        // What was here already is told of.
-                        let here = self.held - self.out[0];
-                        let more = data.len().saturating_sub(here);
+                        let more = data.len().saturating_sub(self.here);
                         self.beat.holds(more);
-                        self.held += more;
+                        self.here += more;
                         self.rest = data;
                     }
                     Err(other) => return Poll::Ready(Some(Ok(other))),
                 },
-                ended => return Poll::Ready(ended),
+                ended => {
+                    self.is_over = ended.is_none();
+                    return Poll::Ready(ended);
+                }
             }
         }
         Poll::Ready(Some(Ok(Frame::data(self.next_piece()))))
@@ -140,7 +139,6 @@ mod tests {
     use std::convert::Infallible;
     use std::future::poll_fn;
     use std::task::Waker;
-    use std::time::Duration;
 
     use http_body_util::{BodyExt, Full};
 
@@ -161,33 +159,47 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_but_the_last_bytes_wait_until_they_are_asked_for() {
-        let (pace, ticks, tick) = (Pace::begin(), Arc::new(Ticks::default()), Duration::from_secs(1));
+    async fn the_last_piece_is_small_and_what_is_not_written_is_known() {
+        let (pace, ticks) = (Pace::begin(1), Arc::new(Ticks::default()));
         for (size, pieces) in [
             (1, &[1][..]),
             (LAST_PIECE, &[LAST_PIECE]),
-            (LAST_PIECE + 1, &[1, LAST_PIECE]),
+            (LAST_PIECE + 1, &[LAST_PIECE / 2 + 1, LAST_PIECE / 2]),
             (PIECE, &[PIECE - LAST_PIECE, LAST_PIECE]),
             (2 * PIECE + 1, &[PIECE, PIECE + 1 - LAST_PIECE, LAST_PIECE]),
         ] {
             let pulse = Arc::new(Pulse::new(&ticks));
-            let (paced, beat) = (pace.paced(), Beat::begin(&pulse));
+            pulse.framed();
+            let (paced, beat, _other) = (pace.paced(), Beat::begin(&pulse), Beat::begin(&pulse));
             beat.holds(size);
             let body = Full::new(Bytes::from(vec![b'x'; size]));
-            let (rest, held, out) = (Bytes::new(), size, [0, 0]);
-            let mut body = Pieces { body, rest, held, out, paced, progress: None, beat };
-            for (number, piece) in pieces.iter().enumerate() {
+            let (rest, here, out) = (Bytes::new(), size, [0, 0]);
+            let mut body = Pieces { body, rest, here, out, is_over: false, paced, progress: None, beat };
+            for piece in pieces {
                 assert!(!body.is_end_stream());
                 let frame = body.frame().await.expect("there is more").expect("it cannot fail");
                 assert_eq!(frame.into_data().expect("it is data").len(), *piece, "of {size}");
-                (0..2).for_each(|_| ticks.advance());
-                let taken: usize = pieces[..number.saturating_sub(1)].iter().sum();
-                assert_eq!(pulse.unread(tick).map(|unread| unread.bytes), Some(size - taken), "of {size}");
             }
             assert!(body.is_end_stream());
             drop(body);
-            assert_eq!(pulse.unread(tick), None);
+            (0..2).for_each(|_| ticks.advance());
+            assert_eq!(pulse.unread().map(|unread| unread.bytes), Some(size), "all of it is in h2");
         }
+    }
+
+    #[tokio::test]
+    async fn of_an_answer_that_nobody_wants_any_more_nothing_waits() {
+        let (pace, ticks) = (Pace::begin(1), Arc::new(Ticks::default()));
+        let pulse = Arc::new(Pulse::new(&ticks));
+        pulse.framed();
+        let (paced, beat, _other) = (pace.paced(), Beat::begin(&pulse), Beat::begin(&pulse));
+        let (rest, out) = (Bytes::new(), [0, 0]);
+        let mut body = Pieces { body: Endless, rest, here: 0, out, is_over: false, paced, progress: None, beat };
+        assert!(body.frame().await.is_some());
+        (0..2).for_each(|_| ticks.advance());
+        assert_eq!(pulse.unread().map(|unread| unread.bytes), Some(64 << 10));
+        drop(body);
+        assert_eq!(pulse.unread(), None);
     }
 
     async fn waits_for_its_turn(mut body: impl HttpBody<Data = Bytes, Error = Infallible> + Unpin) {
@@ -200,11 +212,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_large_answer_lets_others_have_their_turn() {
-        let (pace, pulse) = (Pace::begin(), Arc::new(Pulse::new(&Arc::new(Ticks::default()))));
+        let (pace, pulse) = (Pace::begin(1), Arc::new(Pulse::new(&Arc::new(Ticks::default()))));
         let (paced, beat) = (pace.paced(), Beat::begin(&pulse));
         waits_for_its_turn(Answering { body: Endless, paced, _beat: beat }).await;
         let (paced, beat) = (pace.paced(), Beat::begin(&pulse));
-        let (rest, held, out) = (Bytes::new(), 0, [0, 0]);
-        waits_for_its_turn(Pieces { body: Endless, rest, held, out, paced, progress: None, beat }).await;
+        let (rest, here, out) = (Bytes::new(), 0, [0, 0]);
+        waits_for_its_turn(Pieces { body: Endless, rest, here, out, is_over: false, paced, progress: None, beat })
+            .await;
     }
 }

@@ -20,7 +20,7 @@ use super::drain::Watcher;
 use super::frames::Counted;
 use super::http2::{self, Queue};
 use super::layer::Layered;
-use super::linger::Lingering;
+use super::linger::{self, Lingering};
 use super::pace::Pace;
 use super::pulse::{Beat, Pulse, Watched};
 use super::strict::{Guard, Limits};
@@ -67,7 +67,8 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let address = self.peer.address;
-        let stream = Lingering::new(stream, (open, watcher.remains()), self.ends.clone());
+        let patience = linger::Patience::new(self.settings.grace, self.settings.process.body_timeout);
+        let stream = Lingering::new(stream, (open, watcher.remains()), self.ends.clone(), patience);
         let stream = Layered { stream, layer: Watched(Arc::clone(&self.pulse)) };
         let ended = match speaks {
             Speaks::Http1 => self.http1(stream, &mut watcher).await,

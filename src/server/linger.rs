@@ -16,23 +16,40 @@ use tokio::time::timeout;
 
 use super::pace::{Pace, Turn};
 
-/// Longest time for the last bytes to go and for the peer to close, too: some round trips around the world.
+/// Longest time for the peer to close, too: some round trips around the world.
 const LONGEST: Duration = Duration::from_secs(1);
-/// Bytes that are read at a time, and most of them in all.
+/// Bytes that are read at a time, and most of them in all: more than most callers have of a body that is not wanted.
 const PIECE: usize = 4 << 10;
-const MOST: usize = 64 * PIECE;
+const MOST: usize = 4 << 20;
+
+/// How long the end of a stream may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// Until the last bytes went, of which TLS has some.
+    last: Duration,
+    /// Until the peer closed.
+    closed: Duration,
+}
+
+impl Patience {
+    /// For a process that ends within `grace`, and waits so long for its callers to take `answers`.
+    pub(super) fn new(grace: Duration, answers: Duration) -> Self {
+        Self { last: answers, closed: LONGEST.min(grace / 2) }
+    }
+}
 
 /// A stream whose end goes on when whoever used it is done with it.
 pub(super) struct Lingering<S, H> {
     /// What is held until the end of the stream; none of both after its last byte.
     open: Option<(S, H)>,
     pace: Pace,
+    patience: Patience,
 }
 
 impl<S, H> Lingering<S, H> {
     /// Ends `stream` at the given pace, and holds `held` until then.
-    pub(super) fn new(stream: S, held: H, pace: Pace) -> Self {
-        Self { open: Some((stream, held)), pace }
+    pub(super) fn new(stream: S, held: H, pace: Pace, patience: Patience) -> Self {
+        Self { open: Some((stream, held)), pace, patience }
     }
 }
 
@@ -64,7 +81,7 @@ where
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some((stream, held)) = self.open.take() {
-            tokio::spawn(end(stream, self.pace.turn(), held));
+            tokio::spawn(end(stream, self.pace.turn(), held, self.patience));
         }
         Poll::Ready(Ok(()))
     }
@@ -82,15 +99,12 @@ where
     }
 }
 
-async fn end<S: AsyncRead + AsyncWrite + Unpin, H>(mut stream: S, turn: Turn, _held: H) {
+async fn end<S: AsyncRead + AsyncWrite + Unpin, H>(mut stream: S, turn: Turn, _held: H, patience: Patience) {
     turn.await;
-    let ending = async {
-        if stream.shutdown().await.is_ok() {
-            let mut left = MOST;
-            poll_fn(|cx| poll_closed(&mut stream, &mut left, cx)).await;
-        }
-    };
-    let _ = timeout(LONGEST, ending).await;
+    if let Ok(Ok(())) = timeout(patience.last, stream.shutdown()).await {
+        let mut left = MOST;
+        let _ = timeout(patience.closed, poll_fn(|cx| poll_closed(&mut stream, &mut left, cx))).await;
+    }
 }
 
 /// Waits until the peer closes, or sent more than `left`.
@@ -119,7 +133,8 @@ mod tests {
     async fn ending() -> (DuplexStream, oneshot::Receiver<()>) {
         let (near, mut far) = tokio::io::duplex(PIECE);
         let (held, ended) = oneshot::channel();
-        let mut lingering = Lingering::new(near, held, Pace::begin());
+        let patience = Patience::new(10 * LONGEST, LONGEST);
+        let mut lingering = Lingering::new(near, held, Pace::begin(1), patience);
         lingering.shutdown().await.expect("it is told");
         drop(lingering);
         let mut nothing = Vec::new();
@@ -151,6 +166,12 @@ mod tests {
         ended.await.expect_err("it is dropped");
         assert_eq!(since.elapsed(), LONGEST);
         drips.abort();
+    }
+
+    #[test]
+    fn who_waits_for_the_end_of_the_process_does_not_wait_for_peers() {
+        let closed = |grace| Patience::new(grace, LONGEST).closed;
+        assert_eq!((closed(2 * LONGEST), closed(LONGEST)), (LONGEST, LONGEST / 2));
     }
 
     #[tokio::test(start_paused = true)]

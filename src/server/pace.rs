@@ -17,15 +17,19 @@ const AT_ONCE: usize = 16 << 10;
 pub(super) struct Pace(mpsc::UnboundedSender<oneshot::Sender<()>>);
 
 impl Pace {
-    /// Begins to give turns, in the order in which they are asked for, until nobody can ask any more.
-    pub(super) fn begin() -> Self {
+    /// Begins to give turns, in the order in which they are asked for, until nobody can ask any more: between two turns of
+    /// everything else to one, and to one more of each `share` that wait.
+    pub(super) fn begin(share: usize) -> Self {
         let (pace, mut waiting) = mpsc::unbounded_channel::<oneshot::Sender<()>>();
         tokio::spawn(async move {
-            while let Some(turn) = waiting.recv().await {
-                // Who is gone takes none.
-                if turn.send(()).is_ok() {
-                    tokio::task::yield_now().await;
+            while let Some(first) = waiting.recv().await {
+                let (mut next, mut left) = (Some(first), 1 + waiting.len() / share);
+                while let Some(turn) = next {
+                    // Who is gone takes none.
+                    left -= usize::from(turn.send(()).is_ok());
+                    next = if left > 0 { waiting.try_recv().ok() } else { None };
                 }
+                tokio::task::yield_now().await;
             }
         });
         Self(pace)
@@ -90,7 +94,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_small_waits_for_no_turn() {
-        let mut small = Pace::begin().paced();
+        let mut small = Pace::begin(1).paced();
         for _ in 0..AT_ONCE {
             assert!(small.poll_turn(&mut Context::from_waker(std::task::Waker::noop())).is_ready());
             small.passed(1);
@@ -101,7 +105,7 @@ mod tests {
     /// Each of several large ones goes on once, then whatever else is ready does.
     #[tokio::test]
     async fn large_ones_take_turns() {
-        let (pace, order) = (Pace::begin(), Arc::new(Mutex::new(Vec::new())));
+        let (pace, order) = (Pace::begin(100), Arc::new(Mutex::new(Vec::new())));
         let said = |what: u32| {
             let order = Arc::clone(&order);
             move || order.lock().unwrap().push(what)
@@ -132,8 +136,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn where_many_wait_they_take_more_turns() {
+        let pace = Pace::begin(10);
+        let turns: Vec<_> = (0..25).map(|_| pace.turn()).collect();
+        let taken = Arc::new(Mutex::new(0));
+        for turn in turns {
+            let taken = Arc::clone(&taken);
+            tokio::spawn(async move {
+                turn.await;
+                *taken.lock().unwrap() += 1;
+            });
+        }
+        let mut before = 0;
+        for expected in [3, 3, 2, 2, 2, 2, 2, 1] {
+            tokio::task::yield_now().await;
+            let now = *taken.lock().unwrap();
+            assert_eq!(now - before, expected);
+            before = now;
+        }
+    }
+
+    #[tokio::test]
     async fn a_turn_that_is_not_taken_holds_up_nobody() {
-        let pace = Pace::begin();
+        let pace = Pace::begin(100);
         let (mut stuck, mut gone, mut next) = (pace.paced(), pace.paced(), pace.paced());
         for paced in [&mut stuck, &mut gone, &mut next] {
             paced.passed(AT_ONCE);

@@ -13,10 +13,10 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::layer::Layer;
-use super::unread::{Held, Unread, in_debt};
+use super::unread::{Unread, Waiting};
 
 /// Bytes a second that a caller takes of an answer at the least.
-const LEAST_RATE: usize = 16 << 10;
+pub(super) const LEAST_RATE: usize = 16 << 10;
 
 /// A clock that only ticks, shared by the connections of a worker.
 #[derive(Default)]
@@ -68,10 +68,7 @@ pub(super) struct Pulse {
     blocked: AtomicU32,
     /// Bytes that were taken of the answer of this request.
     taken: AtomicUsize,
-    /// Bytes of answers that wait for their caller to read what was sent before.
-    unread: AtomicUsize,
-    /// Those that HTTP/2 does not even let be sent.
-    held: Held,
+    waiting: Waiting,
     /// Whether bytes alone say nothing: HTTP/2 has more than requests.
     framed: AtomicBool,
     /// Whether the head of another request is coming, there.
@@ -85,8 +82,7 @@ impl Pulse {
             since: AtomicU64::new(0),
             beats: AtomicU32::new(0),
             taken: AtomicUsize::new(0),
-            unread: AtomicUsize::new(0),
-            held: Held::default(),
+            waiting: Waiting::default(),
             blocked: AtomicU32::new(0),
             framed: AtomicBool::new(false),
             head: AtomicBool::new(false),
@@ -106,6 +102,9 @@ impl Pulse {
         if self.beats.fetch_add(1, Ordering::Relaxed) == 0 {
             self.blocked.store(0, Ordering::Relaxed);
             self.taken.store(0, Ordering::Relaxed);
+            if !self.framed.load(Ordering::Relaxed) {
+                self.waiting.begins();
+            }
             self.enter(State::Busy);
         }
     }
@@ -113,6 +112,9 @@ impl Pulse {
     /// A request's answer is complete.
     fn end(&self) {
         if self.beats.fetch_sub(1, Ordering::Relaxed) == 1 {
+            if self.framed.load(Ordering::Relaxed) {
+                self.waiting.rests();
+            }
             self.rest();
         }
     }
@@ -140,8 +142,12 @@ impl Pulse {
     /// So many bytes were to be sent, and so many of them were taken, or none could be.
     fn wrote(&self, bytes: usize, taken: Option<usize>) {
         let (state, since) = self.state();
-        if state == State::Unread || taken.is_none() {
-            self.unread.store(if taken.is_some() { 0 } else { bytes }, Ordering::Relaxed);
+        let (now, is_framed) = (self.ticks.now(), self.framed.load(Ordering::Relaxed));
+        match taken {
+            Some(taken) if is_framed => self.waiting.wrote(taken, now),
+            Some(taken) if state == State::Unread => self.waiting.goes_on(taken, now),
+            None if !is_framed => self.waiting.blocks(bytes, now),
+            _ => {}
         }
         self.taken.fetch_add(taken.unwrap_or_default(), Ordering::Relaxed);
         match (state, taken.is_some()) {
@@ -149,8 +155,8 @@ impl Pulse {
             (State::Busy | State::Idle, false) => self.enter(State::Unread),
             (State::Unread, true) => {
                 // Of the answers of HTTP/2 there is always one that waits, where a caller is busy.
-                if !self.framed.load(Ordering::Relaxed) {
-                    self.blocked.fetch_add(self.ticks.now().wrapping_sub(since), Ordering::Relaxed);
+                if !is_framed {
+                    self.blocked.fetch_add(now.wrapping_sub(since), Ordering::Relaxed);
                 }
                 if self.beats.load(Ordering::Relaxed) > 0 {
                     self.enter(State::Busy);
@@ -162,20 +168,10 @@ impl Pulse {
         }
     }
 
-    /// Bytes of answers that have been waiting for their caller for longer than from one `tick` to the next, and for how
+    /// Bytes of answers that have been waiting for their caller for longer than from one tick to the next, and for how
     /// many; none where it goes on, and takes enough.
-    pub(super) fn unread(&self, tick: Duration) -> Option<Unread> {
-        let per_tick = LEAST_RATE * usize::try_from(tick.as_millis()).unwrap_or(usize::MAX) / 1000;
-        let (now, (state, since)) = (self.ticks.now(), self.state());
-        let mut unread = self.held.waits(now, per_tick);
-        if state == State::Unread {
-            let stands_still = now.wrapping_sub(since);
-            let in_all = stands_still.saturating_add(self.blocked.load(Ordering::Relaxed));
-            let waits = stands_still.max(in_debt(in_all, self.taken.load(Ordering::Relaxed), per_tick));
-            unread =
-                Unread { ticks: unread.ticks.max(waits), bytes: unread.bytes + self.unread.load(Ordering::Relaxed) };
-        }
-        (unread.ticks > 1).then_some(unread)
+    pub(super) fn unread(&self) -> Option<Unread> {
+        Some(self.waiting.unread(self.ticks.now())).filter(|unread| unread.ticks > 1 && unread.bytes > 0)
     }
 
     /// Whether the connection has been waiting for what its caller has to do longer than it may.
@@ -250,14 +246,19 @@ impl Beat {
         Self(Arc::clone(pulse))
     }
 
-    /// So many bytes of its answer over HTTP/2 are here and wait to be sent.
+    /// So many more bytes of its answer over HTTP/2 are here.
     pub(super) fn holds(&self, bytes: usize) {
-        self.0.held.more(bytes, self.0.ticks.now());
+        self.0.waiting.holds(bytes, self.0.ticks.now());
     }
 
-    /// So many of them do not any more.
-    pub(super) fn let_go(&self, bytes: usize) {
-        self.0.held.less(bytes, self.0.ticks.now());
+    /// So many of them were handed over to be sent.
+    pub(super) fn hands_over(&self, bytes: usize) {
+        self.0.waiting.hands_over(bytes);
+    }
+
+    /// So many of those that are here, and of those that were handed over, are not wanted any more.
+    pub(super) fn gives_up(&self, here: usize, handed: usize) {
+        self.0.waiting.gives_up(here, handed);
     }
 }
 
@@ -272,7 +273,6 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const HALF: Duration = Duration::from_millis(500);
 
     fn overdue(pulse: &Pulse) -> bool {
         pulse.is_overdue(SECOND, Patience { idle: 5 * SECOND, head: 2 * SECOND, answer: 4 * SECOND })
@@ -353,23 +353,12 @@ mod tests {
         pulse.wrote(10, Some(10));
         pulse.wrote(10, None);
         ticks.advance();
-        assert_eq!(pulse.unread(HALF), None, "it may have waited for no time at all");
+        assert_eq!(pulse.unread(), None, "it may have waited for no time at all");
         pulse.wrote(30, None);
         ticks.advance();
-        assert_eq!(pulse.unread(HALF), Some(Unread { ticks: 2, bytes: 30 }));
+        assert_eq!(pulse.unread(), Some(Unread { ticks: 2, bytes: 30 }));
         pulse.wrote(30, Some(30));
-        assert_eq!(pulse.unread(HALF), None);
-
-        for _ in 0..10 {
-            pulse.wrote(20, None);
-            ticks.advance();
-            pulse.wrote(1, Some(1));
-        }
-        pulse.wrote(20, None);
-        assert_eq!(pulse.unread(HALF), Some(Unread { ticks: 12, bytes: 20 }), "a little now and then is not enough");
-        pulse.wrote(20 * LEAST_RATE, Some(20 * LEAST_RATE));
-        pulse.wrote(20, None);
-        assert_eq!(pulse.unread(HALF), None, "but now it is well ahead");
+        assert_eq!(pulse.unread(), None);
     }
 
     #[test]
@@ -380,17 +369,21 @@ mod tests {
         let (one, two) = (Beat::begin(&pulse), Beat::begin(&pulse));
         one.holds(10);
         two.holds(20);
+        one.hands_over(10);
         ticks.advance();
-        assert_eq!(pulse.unread(HALF), None);
+        assert_eq!(pulse.unread(), None);
         ticks.advance();
-        assert_eq!(pulse.unread(HALF), Some(Unread { ticks: 2, bytes: 30 }));
-        pulse.wrote(5, None);
-        (0..3).for_each(|_| ticks.advance());
-        assert_eq!(pulse.unread(HALF), Some(Unread { ticks: 5, bytes: 35 }));
-        pulse.wrote(5, Some(5));
-        one.let_go(10);
-        two.let_go(20);
-        assert_eq!(pulse.unread(HALF), None);
+        assert_eq!(pulse.unread(), Some(Unread { ticks: 2, bytes: 30 }));
+        pulse.wrote(10, Some(10));
+        two.gives_up(20, 0);
+        ticks.advance();
+        assert_eq!(pulse.unread(), None);
+        two.holds(20);
+        two.hands_over(20);
+        (0..2).for_each(|_| ticks.advance());
+        assert_eq!(pulse.unread(), Some(Unread { ticks: 2, bytes: 20 }));
+        drop((one, two));
+        assert_eq!(pulse.unread(), None);
     }
 
     #[test]

@@ -26,6 +26,11 @@ use crate::tls::{self, Protocol, ServerTls};
 
 /// Time between two looks at the connections.
 const TICK: Duration = Duration::from_millis(500);
+/// New connections that are taken at once.
+const AT_ONCE: usize = 4;
+/// Of so many that wait one more has its turn at a time: of large answers, whose callers wait; and of ends.
+const ANSWERS: usize = 64;
+const ENDS: usize = 256;
 
 /// A connection on its way to a worker.
 pub(super) struct Accepted {
@@ -59,8 +64,8 @@ pub(super) fn start(
     let (ticks, turns, watched) = (Arc::default(), Turns::new(), Vec::new());
     std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
         runtime.block_on(async {
-            let (answers, ends) = (Pace::begin(), Pace::begin());
-            let worker = Worker { id, gateway, telemetry, ticks, turns, answers, ends, unread, watched };
+            let (answers, ends) = (Pace::begin(ANSWERS), Pace::begin(ENDS));
+            let worker = Worker { id, gateway, telemetry, ticks, turns, answers, ends, unread, watched, reaping: None };
             worker.run(inbox, phase).await;
         });
     })
@@ -76,6 +81,8 @@ struct Worker {
     ends: Pace,
     unread: AllUnread,
     watched: Vec<WatchedConnection>,
+    /// What closes those that are overdue.
+    reaping: Option<AbortHandle>,
 }
 
 /// A connection as the reaper sees it.
@@ -96,7 +103,10 @@ impl Worker {
             tokio::select! {
                 Some(accepted) = inbox.recv() => {
                     self.serve(accepted, &connections);
-                    // With many at once, what is open already goes on between two of them.
+                    for accepted in (1..AT_ONCE).map_while(|_| inbox.try_recv().ok()) {
+                        self.serve(accepted, &connections);
+                    }
+                    // With many that come at once, what is open already goes on meanwhile.
                     tokio::task::yield_now().await;
                 }
                 _ = ticks.tick() => self.reap(),
@@ -152,7 +162,7 @@ impl Worker {
         self.ticks.advance();
         let mut unread = Vec::new();
         for (index, connection) in self.watched.iter().enumerate() {
-            unread.extend(connection.pulse.unread(TICK).map(|unread| (unread, index)));
+            unread.extend(connection.pulse.unread().map(|unread| (unread, index)));
         }
         // What holds for the last one that came is what is in force.
         let settings = self.watched.last().map(|connection| Arc::clone(&connection.settings));
@@ -165,18 +175,24 @@ impl Worker {
             self.telemetry.cut("unread_bytes");
         }
         self.watched.retain(|connection| !connection.task.is_finished());
-        for connection in self.watched.iter().filter(|connection| connection.is_overdue()) {
-            let (turn, connection) = (self.ends.turn(), connection.clone());
-            let telemetry = Arc::clone(&self.telemetry);
-            tokio::spawn(async move {
-                turn.await;
-                // A request may have come meanwhile.
-                if !connection.task.is_finished() && connection.is_overdue() {
-                    connection.task.abort();
-                    telemetry.connections_reaped.inc();
+        if self.reaping.as_ref().is_some_and(|reaping| !reaping.is_finished()) {
+            return;
+        }
+        let overdue: Vec<_> = self.watched.iter().filter(|connection| connection.is_overdue()).cloned().collect();
+        let (ends, telemetry) = (self.ends.clone(), Arc::clone(&self.telemetry));
+        self.reaping = (!overdue.is_empty()).then(|| {
+            let reaping = tokio::spawn(async move {
+                for connection in overdue {
+                    ends.turn().await;
+                    // A request may have come meanwhile.
+                    if !connection.task.is_finished() && connection.is_overdue() {
+                        connection.task.abort();
+                        telemetry.connections_reaped.inc();
+                    }
                 }
             });
-        }
+            reaping.abort_handle()
+        });
     }
 }
 
