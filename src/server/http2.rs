@@ -19,8 +19,6 @@ use crate::telemetry::Telemetry;
 
 /// Pieces in which answers are handed to a stream: so much is buffered for a caller that does not read.
 pub(super) const PIECE: usize = 16 << 10;
-/// Longest last piece: it is buffered when its request has ended for everybody else, until its caller takes it.
-pub(super) const LAST_PIECE: usize = 512;
 /// Requests of a connection that begin at once, where many come together: others on the thread have their turn before more
 /// do.
 const AT_ONCE: usize = 4;

@@ -13,8 +13,8 @@ pub(super) trait Layer: Unpin {
     where
         S: AsyncRead + Unpin;
 
-    /// So many bytes were to be sent, and so many of them were taken, or none could be.
-    fn wrote(&mut self, _bytes: usize, _taken: Option<usize>) {}
+    /// So many bytes were taken to be sent, or none could be.
+    fn wrote(&mut self, _taken: Option<usize>) {}
 }
 
 /// A stream behind a layer.
@@ -33,7 +33,7 @@ impl<S: AsyncRead + Unpin, L: Layer> AsyncRead for Layered<S, L> {
 impl<S: AsyncRead + AsyncWrite + Unpin, L: Layer> AsyncWrite for Layered<S, L> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.layer.wrote(buf.len(), taken(&wrote));
+        self.layer.wrote(taken(&wrote));
         wrote
     }
 
@@ -51,7 +51,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin, L: Layer> AsyncWrite for Layered<S, L> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.layer.wrote(bufs.iter().map(|buf| buf.len()).sum(), taken(&wrote));
+        self.layer.wrote(taken(&wrote));
         wrote
     }
 

@@ -34,7 +34,7 @@ pub(super) struct Patience {
 impl Patience {
     /// For a process that ends within `grace`, and waits so long for its callers to take `answers`.
     pub(super) fn new(grace: Duration, answers: Duration) -> Self {
-        Self { last: answers, closed: LONGEST.min(grace / 2) }
+        Self { last: answers.min(grace / 2), closed: LONGEST.min(grace / 2) }
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::layer::Layer;
@@ -102,9 +103,6 @@ impl Pulse {
         if self.beats.fetch_add(1, Ordering::Relaxed) == 0 {
             self.blocked.store(0, Ordering::Relaxed);
             self.taken.store(0, Ordering::Relaxed);
-            if !self.framed.load(Ordering::Relaxed) {
-                self.waiting.begins();
-            }
             self.enter(State::Busy);
         }
     }
@@ -112,9 +110,6 @@ impl Pulse {
     /// A request's answer is complete.
     fn end(&self) {
         if self.beats.fetch_sub(1, Ordering::Relaxed) == 1 {
-            if self.framed.load(Ordering::Relaxed) {
-                self.waiting.rests();
-            }
             self.rest();
         }
     }
@@ -139,24 +134,18 @@ impl Pulse {
         }
     }
 
-    /// So many bytes were to be sent, and so many of them were taken, or none could be.
-    fn wrote(&self, bytes: usize, taken: Option<usize>) {
+    /// So many bytes were taken to be sent, or none could be.
+    fn wrote(&self, taken: Option<usize>) {
         let (state, since) = self.state();
-        let (now, is_framed) = (self.ticks.now(), self.framed.load(Ordering::Relaxed));
-        match taken {
-            Some(taken) if is_framed => self.waiting.wrote(taken, now),
-            Some(taken) if state == State::Unread => self.waiting.goes_on(taken, now),
-            None if !is_framed => self.waiting.blocks(bytes, now),
-            _ => {}
-        }
+        self.waiting.wrote(taken.unwrap_or_default(), self.ticks.now());
         self.taken.fetch_add(taken.unwrap_or_default(), Ordering::Relaxed);
         match (state, taken.is_some()) {
             // What is left of an answer waits after its request ended, too.
             (State::Busy | State::Idle, false) => self.enter(State::Unread),
             (State::Unread, true) => {
                 // Of the answers of HTTP/2 there is always one that waits, where a caller is busy.
-                if !is_framed {
-                    self.blocked.fetch_add(now.wrapping_sub(since), Ordering::Relaxed);
+                if !self.framed.load(Ordering::Relaxed) {
+                    self.blocked.fetch_add(self.ticks.now().wrapping_sub(since), Ordering::Relaxed);
                 }
                 if self.beats.load(Ordering::Relaxed) > 0 {
                     self.enter(State::Busy);
@@ -232,8 +221,8 @@ impl Layer for Watched {
         read
     }
 
-    fn wrote(&mut self, bytes: usize, taken: Option<usize>) {
-        self.0.wrote(bytes, taken);
+    fn wrote(&mut self, taken: Option<usize>) {
+        self.0.wrote(taken);
     }
 }
 
@@ -246,19 +235,48 @@ impl Beat {
         Self(Arc::clone(pulse))
     }
 
-    /// So many more bytes of its answer over HTTP/2 are here.
-    pub(super) fn holds(&self, bytes: usize) {
-        self.0.waiting.holds(bytes, self.0.ticks.now());
+    /// So many more bytes of its answer are here, and wait for the caller.
+    pub(super) fn more(&self, bytes: usize) {
+        self.0.waiting.more(bytes, self.0.ticks.now());
     }
 
-    /// So many of them were handed over to be sent.
-    pub(super) fn hands_over(&self, bytes: usize) {
-        self.0.waiting.hands_over(bytes);
+    /// So many of them are not wanted any more.
+    pub(super) fn less(&self, bytes: usize) {
+        self.0.waiting.less(bytes);
     }
 
-    /// So many of those that are here, and of those that were handed over, are not wanted any more.
-    pub(super) fn gives_up(&self, here: usize, handed: usize) {
-        self.0.waiting.gives_up(here, handed);
+    /// A part of its answer, of the bytes that wait: they do until it is on its way, whatever becomes of the request.
+    pub(super) fn part(&self, bytes: Bytes) -> Part {
+        Part { bytes, pulse: Arc::clone(&self.0) }
+    }
+}
+
+/// A part of an answer, which waits until it is written, or dropped.
+pub(super) struct Part {
+    bytes: Bytes,
+    pulse: Arc<Pulse>,
+}
+
+impl Buf for Part {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+        self.pulse.waiting.less(count);
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if !self.bytes.is_empty() {
+            self.pulse.waiting.less(self.bytes.len());
+        }
     }
 }
 
@@ -349,40 +367,19 @@ mod tests {
     fn what_waits_is_known() {
         let ticks = Arc::new(Ticks::default());
         let pulse = Arc::new(Pulse::new(&ticks));
-        let _beat = Beat::begin(&pulse);
-        pulse.wrote(10, Some(10));
-        pulse.wrote(10, None);
+        let (one, two) = (Beat::begin(&pulse), Beat::begin(&pulse));
+        one.more(10);
+        two.more(20);
+        let mut part = one.part(Bytes::from_static(b"0123456789"));
         ticks.advance();
         assert_eq!(pulse.unread(), None, "it may have waited for no time at all");
-        pulse.wrote(30, None);
         ticks.advance();
         assert_eq!(pulse.unread(), Some(Unread { ticks: 2, bytes: 30 }));
-        pulse.wrote(30, Some(30));
-        assert_eq!(pulse.unread(), None);
-    }
-
-    #[test]
-    fn what_windows_do_not_let_go_is_known() {
-        let ticks = Arc::new(Ticks::default());
-        let pulse = Arc::new(Pulse::new(&ticks));
-        pulse.framed();
-        let (one, two) = (Beat::begin(&pulse), Beat::begin(&pulse));
-        one.holds(10);
-        two.holds(20);
-        one.hands_over(10);
-        ticks.advance();
-        assert_eq!(pulse.unread(), None);
-        ticks.advance();
-        assert_eq!(pulse.unread(), Some(Unread { ticks: 2, bytes: 30 }));
-        pulse.wrote(10, Some(10));
-        two.gives_up(20, 0);
-        ticks.advance();
-        assert_eq!(pulse.unread(), None);
-        two.holds(20);
-        two.hands_over(20);
-        (0..2).for_each(|_| ticks.advance());
-        assert_eq!(pulse.unread(), Some(Unread { ticks: 2, bytes: 20 }));
+        part.advance(4);
+        two.less(20);
         drop((one, two));
+        assert_eq!(pulse.unread(), Some(Unread { ticks: 2, bytes: 6 }), "whether or not its request has ended");
+        drop(part);
         assert_eq!(pulse.unread(), None);
     }
 
@@ -391,36 +388,36 @@ mod tests {
         let ticks = Arc::new(Ticks::default());
         let pulse = Arc::new(Pulse::new(&ticks));
         let beat = Beat::begin(&pulse);
-        pulse.wrote(1, None);
+        pulse.wrote(None);
         (0..4).for_each(|_| ticks.advance());
-        pulse.wrote(1, None);
+        pulse.wrote(None);
         assert!(!overdue(&pulse));
         ticks.advance();
         assert!(overdue(&pulse), "to try again gives no more time");
-        pulse.wrote(1, Some(1));
+        pulse.wrote(Some(1));
         assert!(!overdue(&pulse));
-        pulse.wrote(1, None);
+        pulse.wrote(None);
         assert!(overdue(&pulse), "a little that is taken gives no more time");
         drop(beat);
 
         let beat = Beat::begin(&pulse);
-        pulse.wrote(1, None);
+        pulse.wrote(None);
         assert!(!overdue(&pulse), "the next answer has its own");
-        pulse.wrote(1, Some(1));
+        pulse.wrote(Some(1));
         (0..100).for_each(|_| ticks.advance());
-        pulse.wrote(1, None);
+        pulse.wrote(None);
         assert!(!overdue(&pulse), "it was not the caller that was waited for");
-        pulse.wrote(1, Some(1));
+        pulse.wrote(Some(1));
         for _ in 0..100 {
-            pulse.wrote(1, None);
+            pulse.wrote(None);
             (0..3).for_each(|_| ticks.advance());
             assert!(!overdue(&pulse), "steady is fast enough");
-            pulse.wrote(3 * LEAST_RATE, Some(3 * LEAST_RATE));
+            pulse.wrote(Some(3 * LEAST_RATE));
         }
         drop(beat);
 
         drop(Beat::begin(&pulse));
-        pulse.wrote(1, None);
+        pulse.wrote(None);
         (0..5).for_each(|_| ticks.advance());
         assert!(overdue(&pulse), "what is left of an answer is one, too");
     }
@@ -432,12 +429,12 @@ mod tests {
         pulse.framed();
         let _beat = Beat::begin(&pulse);
         for _ in 0..100 {
-            pulse.wrote(1, None);
+            pulse.wrote(None);
             (0..3).for_each(|_| ticks.advance());
             assert!(!overdue(&pulse));
-            pulse.wrote(1, Some(1));
+            pulse.wrote(Some(1));
         }
-        pulse.wrote(1, None);
+        pulse.wrote(None);
         (0..5).for_each(|_| ticks.advance());
         assert!(overdue(&pulse));
     }

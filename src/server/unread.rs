@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use super::pulse::LEAST_RATE;
 
-/// Bytes that a caller takes in a tick of half a second at the least, over HTTP/2 of all its answers together.
+/// Bytes that a caller takes in a tick of half a second at the least, of all its answers together.
 const PER_TICK: usize = LEAST_RATE / 2;
 /// Ticks in which a caller takes at the least as much as waits for it.
 const PATIENT: usize = 60;
@@ -20,84 +20,38 @@ pub(super) struct Unread {
 /// What of a connection's answers waits for its caller.
 #[derive(Default)]
 pub(super) struct Waiting {
-    /// Bytes that could not be written; over HTTP/2, those that were not handed over to be.
-    here: AtomicUsize,
-    /// Bytes that were, and are not written, about: of streams that were reset some are never.
-    handed: AtomicUsize,
+    /// Bytes that are here and not written.
+    bytes: AtomicUsize,
     debt: Debt,
 }
 
 impl Waiting {
-    /// Another answer begins, for which nobody has been waited for yet. For HTTP/1.1.
-    pub(super) fn begins(&self) {
-        self.debt.clear();
-    }
-
-    /// So many bytes could not be written at the tick `now`. For HTTP/1.1.
-    pub(super) fn blocks(&self, bytes: usize, now: u32) {
-        self.here.store(bytes, Ordering::Relaxed);
-        self.debt.run(now);
-    }
-
-    /// So many bytes were written after all. For HTTP/1.1.
-    pub(super) fn goes_on(&self, bytes: usize, now: u32) {
-        self.here.store(0, Ordering::Relaxed);
-        self.debt.pay(bytes, PER_TICK, now);
-        self.debt.stop(now);
-    }
-
-    /// So many more bytes are here. For HTTP/2, as what follows.
-    pub(super) fn holds(&self, bytes: usize, now: u32) {
+    /// So many more bytes are here at the tick `now`.
+    pub(super) fn more(&self, bytes: usize, now: u32) {
         if bytes > 0 {
-            self.here.fetch_add(bytes, Ordering::Relaxed);
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
             self.debt.run(now);
         }
     }
 
-    /// So many of them were handed over.
-    pub(super) fn hands_over(&self, bytes: usize) {
-        self.here.fetch_sub(bytes, Ordering::Relaxed);
-        self.handed.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// So many of those that are here, and of those that were handed over, are not wanted any more.
-    pub(super) fn gives_up(&self, here: usize, handed: usize) {
-        self.here.fetch_sub(here, Ordering::Relaxed);
-        self.less_handed(handed);
-        self.clear_if_none();
+    /// So many of them do not wait any more: they are on their way, or not wanted.
+    pub(super) fn less(&self, bytes: usize) {
+        if self.bytes.fetch_sub(bytes, Ordering::Relaxed) == bytes {
+            self.debt.clear();
+        }
     }
 
     /// So many bytes were written, most of them of answers.
     pub(super) fn wrote(&self, bytes: usize, now: u32) {
-        self.less_handed(bytes);
-        self.debt.pay(bytes, PER_TICK.max(self.bytes() / PATIENT), now);
-        self.clear_if_none();
-    }
-
-    /// There is no request any more. What is left of answers is small; see [`super::http2::LAST_PIECE`].
-    pub(super) fn rests(&self) {
-        self.handed.store(0, Ordering::Relaxed);
-        self.clear_if_none();
+        let waiting = self.bytes.load(Ordering::Relaxed);
+        if waiting > 0 {
+            self.debt.pay(bytes, PER_TICK.max(waiting / PATIENT), now);
+        }
     }
 
     /// How much waits, and for how long nothing can be shown that was taken.
     pub(super) fn unread(&self, now: u32) -> Unread {
-        Unread { ticks: self.debt.ticks(now), bytes: self.bytes() }
-    }
-
-    fn bytes(&self) -> usize {
-        self.here.load(Ordering::Relaxed) + self.handed.load(Ordering::Relaxed)
-    }
-
-    fn less_handed(&self, bytes: usize) {
-        // One thread writes it.
-        self.handed.store(self.handed.load(Ordering::Relaxed).saturating_sub(bytes), Ordering::Relaxed);
-    }
-
-    fn clear_if_none(&self) {
-        if self.bytes() == 0 {
-            self.debt.clear();
-        }
+        Unread { ticks: self.debt.ticks(now), bytes: self.bytes.load(Ordering::Relaxed) }
     }
 }
 
@@ -105,7 +59,7 @@ impl Waiting {
 #[derive(Default)]
 struct Debt {
     owed: AtomicU32,
-    /// The tick since which it grows; none of both while it does not.
+    /// The tick since which it grows, where it does.
     since: AtomicU32,
     runs: AtomicBool,
     /// Bytes that have not paid for a tick yet.
@@ -117,11 +71,6 @@ impl Debt {
         if !self.runs.swap(true, Ordering::Relaxed) {
             self.since.store(now, Ordering::Relaxed);
         }
-    }
-
-    fn stop(&self, now: u32) {
-        self.owed.store(self.ticks(now), Ordering::Relaxed);
-        self.runs.store(false, Ordering::Relaxed);
     }
 
     fn pay(&self, bytes: usize, per_tick: usize, now: u32) {
@@ -199,49 +148,28 @@ mod tests {
     #[test]
     fn what_is_taken_pays_for_the_time_before_it_only() {
         let waiting = Waiting::default();
-        waiting.blocks(50_000, 10);
+        waiting.more(0, 1);
+        waiting.more(50_000, 10);
         assert_eq!(waits(&waiting, 13), (3, 50_000));
-        waiting.goes_on(2 * PER_TICK, 13);
-        assert_eq!(waits(&waiting, 20), (1, 0), "it is not the caller that is waited for");
-        waiting.blocks(1000, 20);
-        waiting.goes_on(100 * PER_TICK, 22);
-        waiting.blocks(1000, 22);
-        assert_eq!(waits(&waiting, 25), (3, 1000), "there is no credit");
-        for now in 25..35 {
-            waiting.goes_on(1, now);
-            waiting.blocks(1000, now);
-        }
-        assert_eq!(waits(&waiting, 35), (13, 1000), "a byte now and then is nothing");
-        waiting.begins();
-        waiting.blocks(1000, 35);
-        assert_eq!(waits(&waiting, 36), (1, 1000));
-    }
-
-    #[test]
-    fn what_windows_hold_back_waits_until_it_is_written() {
-        let waiting = Waiting::default();
-        waiting.holds(0, 1);
-        waiting.holds(30_000, 5);
-        waiting.hands_over(20_000);
-        assert_eq!(waits(&waiting, 7), (2, 30_000), "what is handed over is not gone");
-        waiting.wrote(PER_TICK, 7);
-        assert_eq!(waits(&waiting, 7), (1, 30_000 - PER_TICK));
-        waiting.gives_up(10_000, 0);
-        assert_eq!(waits(&waiting, 9), (3, 20_000 - PER_TICK), "what is given up pays for nothing");
-        // With the heads of frames it is more than was handed over.
-        waiting.wrote(20_000, 9);
-        assert_eq!(waits(&waiting, 20), (0, 0));
-        waiting.holds(10, 20);
-        assert_eq!(waits(&waiting, 21), (1, 10), "it begins anew");
-        waiting.hands_over(10);
-        waiting.rests();
-        assert_eq!(waits(&waiting, 30), (0, 0), "of streams that were reset nothing is left");
+        waiting.wrote(2 * PER_TICK, 13);
+        assert_eq!(waits(&waiting, 13), (1, 50_000));
+        waiting.wrote(100 * PER_TICK, 14);
+        assert_eq!(waits(&waiting, 17), (3, 50_000), "there is no credit");
+        (17..27).for_each(|now| waiting.wrote(1, now));
+        assert_eq!(waits(&waiting, 27).0, 13, "a byte now and then is nothing");
+        waiting.less(49_000);
+        assert_eq!(waits(&waiting, 27), (13, 1000), "nor is what is given up");
+        waiting.less(1000);
+        waiting.wrote(1, 30);
+        assert_eq!(waits(&waiting, 35), (0, 0), "it is not the caller that is waited for");
+        waiting.more(10, 40);
+        assert_eq!(waits(&waiting, 41), (1, 10), "it begins anew");
     }
 
     #[test]
     fn who_holds_more_takes_more() {
         let waiting = Waiting::default();
-        waiting.holds(600 * PER_TICK, 0);
+        waiting.more(600 * PER_TICK, 0);
         waiting.wrote(5 * PER_TICK, 1);
         assert_eq!(waits(&waiting, 1).0, 1);
         waiting.wrote(5 * PER_TICK, 1);

@@ -179,11 +179,12 @@ impl Worker {
             return;
         }
         let overdue: Vec<_> = self.watched.iter().filter(|connection| connection.is_overdue()).cloned().collect();
-        let (ends, telemetry) = (self.ends.clone(), Arc::clone(&self.telemetry));
+        let turns: Vec<_> = overdue.iter().map(|_| self.ends.turn()).collect();
+        let telemetry = Arc::clone(&self.telemetry);
         self.reaping = (!overdue.is_empty()).then(|| {
             let reaping = tokio::spawn(async move {
-                for connection in overdue {
-                    ends.turn().await;
+                for (connection, turn) in overdue.into_iter().zip(turns) {
+                    turn.await;
                     // A request may have come meanwhile.
                     if !connection.task.is_finished() && connection.is_overdue() {
                         connection.task.abort();
