@@ -156,10 +156,18 @@ impl Worker {
         self.watched.push(WatchedConnection { pulse, settings, task: task.abort_handle() });
     }
 
-    /// Closes connections that hold on for too long without a request, or with an answer; or with answers that are too
-    /// large together.
+    /// Closes connections whose answers are too large together, and those that hold on for too long.
     fn reap(&mut self) {
         self.ticks.advance();
+        self.cut_unread();
+        self.watched.retain(|connection| !connection.task.is_finished());
+        if self.reaping.as_ref().is_none_or(AbortHandle::is_finished) {
+            self.reaping = self.close_overdue();
+        }
+    }
+
+    /// Closes connections of which too much waits to be read.
+    fn cut_unread(&mut self) {
         let mut unread = Vec::new();
         for (index, connection) in self.watched.iter().enumerate() {
             unread.extend(connection.pulse.unread().map(|unread| (unread, index)));
@@ -174,26 +182,28 @@ impl Worker {
             self.watched[index].task.abort();
             self.telemetry.cut("unread_bytes");
         }
-        self.watched.retain(|connection| !connection.task.is_finished());
-        if self.reaping.as_ref().is_some_and(|reaping| !reaping.is_finished()) {
-            return;
-        }
+    }
+
+    /// Closes connections that wait for too long for a request, or for an answer to be taken; each takes a turn, and what is
+    /// returned is done with all.
+    fn close_overdue(&self) -> Option<AbortHandle> {
         let overdue: Vec<_> = self.watched.iter().filter(|connection| connection.is_overdue()).cloned().collect();
+        if overdue.is_empty() {
+            return None;
+        }
         let turns: Vec<_> = overdue.iter().map(|_| self.ends.turn()).collect();
         let telemetry = Arc::clone(&self.telemetry);
-        self.reaping = (!overdue.is_empty()).then(|| {
-            let reaping = tokio::spawn(async move {
-                for (connection, turn) in overdue.into_iter().zip(turns) {
-                    turn.await;
-                    // A request may have come meanwhile.
-                    if !connection.task.is_finished() && connection.is_overdue() {
-                        connection.task.abort();
-                        telemetry.connections_reaped.inc();
-                    }
+        let closing = async move {
+            for (connection, turn) in overdue.into_iter().zip(turns) {
+                turn.await;
+                // A request may have come meanwhile.
+                if !connection.task.is_finished() && connection.is_overdue() {
+                    connection.task.abort();
+                    telemetry.connections_reaped.inc();
                 }
-            });
-            reaping.abort_handle()
-        });
+            }
+        };
+        Some(tokio::spawn(closing).abort_handle())
     }
 }
 
