@@ -59,9 +59,13 @@ def stand_aside() -> None:
     """From now on everything else on the machine goes before this process, and before all of its session."""
     os.nice(19)
     # Where Linux shares the CPU out between sessions first, a process's own niceness counts only within its session.
+    # Without privileges one process of the machine may say so in a tenth of a second.
     group = Path("/proc/self/autogroup")
-    if group.exists():
-        group.write_text("19")
+    while group.exists():
+        with contextlib.suppress(BlockingIOError):
+            group.write_text("19")
+            return
+        time.sleep(0.1)
 
 
 class Child:
